@@ -1,0 +1,33 @@
+# The verbs a person types. Everything lives in .venv inside the checkout; nothing else is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS ?= dev,ray,real
+STAMP := .venv/.installed
+
+.PHONY: install simulate test lint bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fugou needs Python >= 3.11; set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	"$(BIN)/python" -m pip install -q --disable-pip-version-check -c constraints.txt 'setuptools>=77' wheel
+	"$(BIN)/python" -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(STAMP)
+
+simulate: install
+	"$(BIN)/fugou" simulate shops-zh $(ARGS)
+
+lint: install
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+
+test: lint
+	"$(BIN)/python" -m pytest $(ARGS)
+
+bench: install
+	"$(BIN)/fugou" bench $(ARGS)
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

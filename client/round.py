@@ -1,0 +1,152 @@
+"""One round at one merchant, in the order that privacy rests on.
+
+policy read and its signature checked        (the merchant's own file)
+ask compared with the policy                 (anything else it wants: a signed refusal)
+charge reserved, on disk                     (or refused: the budget is spent)
+first private row read                       (from here on the charge stays, whatever happens)
+exactly `steps` private steps
+update stored, charge released               (an update released before is sent again as it is)
+reply
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as from_safetensors
+
+from client.config import MerchantSettings, load_merchant
+from client.train.sampling import randomness_for
+from client.train.state import dataset
+from client.train.trainer import LocalSettings, train_round
+from common.config import LoraSettings
+from common.errors import Refused, UserError
+from common.files import sha256
+from common.lora import Adapter, Bench, bench, check_manifest, digest, lift, manifest, to_bytes
+from common.privacy.keys import load_key, load_public_key
+from common.privacy.ledger import Ledger
+from common.privacy.plan import RoundPlan, plan_round
+from common.privacy.policy import Policy, SignedPolicy, check_ask, load_policy
+from common.wire import TrainAsk, TrainReply, unpack_ask
+
+log = logging.getLogger("fugou.client")
+
+POLICY, LEDGER = "policy.toml", "ledger.db"
+OFFICER_KEY, LEDGER_KEY = Path("keys/officer.pub"), Path("keys/ledger")
+NORM_LIMIT = 1e4
+METHODS = ("fedavg", "ffa", "fedsvd")
+
+
+def take_part(content: object, folder: Path) -> TrainReply:
+    """Return the merchant's reply to one round's ask: done, refused (with the public reason) or failed (with none)."""
+    merchant, number = folder.name, 0
+    try:
+        settings = load_merchant(folder)
+        merchant = settings.merchant.id
+        ask, extra = unpack_ask(content)  # type: ignore[arg-type]
+        number = ask.round
+        return _train(ask, extra, settings)
+    except Refused as refusal:
+        log.warning("%s refuses round %d: %s", merchant, number, refusal)
+        return TrainReply("refused", merchant, number, reason=str(refusal))
+    except Exception:
+        log.exception("%s failed in round %d", merchant, number)
+        return TrainReply("failed", merchant, number)
+
+
+def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> TrainReply:
+    folder = settings.folder
+    policy = load_policy(folder / POLICY, public_key=load_public_key(folder / OFFICER_KEY))
+    with open_ledger(folder, policy) as ledger:
+        try:
+            work = examine(ask, extra, policy.policy, settings)
+        except Refused as refusal:
+            ledger.refuse(str(refusal), {"run": ask.run, "round": ask.round, "extra": sorted(extra)})
+            raise
+        plan = plan_round(policy, ask.run, ask.round, digest(ask.adapter))
+        with ledger.reserve(plan) as reservation:
+            if reservation.stored:
+                update = reservation.stored.read()
+            else:
+                reservation.touch()
+                update = to_bytes(_updated(ask, plan, policy.policy, settings, work))
+                ledger.release(reservation, update)
+        seq, head = ledger.head()
+        return TrainReply(
+            "done",
+            settings.merchant.id,
+            ask.round,
+            charge={**asdict(plan.charge), "delta": plan.delta, "unit": policy.policy.unit},
+            policy_digest=policy.digest,
+            base_digest=work.base.digest,
+            ledger_seq=seq,
+            ledger_head=head,
+            update_digest=sha256(update),
+            update=dict(sorted(from_safetensors(update).items())),
+        )
+
+
+def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
+    """Return the merchant's ledger, begun on first use; a newly signed policy takes effect here or is refused."""
+    key = load_key(folder / LEDGER_KEY)
+    path = folder / LEDGER
+    if not path.exists():
+        return Ledger.create(path, policy, key)
+    ledger = Ledger.open(path, key)
+    try:
+        if ledger.policy.digest != policy.digest:
+            ledger.adopt(policy)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def examine(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings) -> Bench:
+    """Return the merchant's base, ready for the ask; raise `Refused` when the ask wants what the policy does not allow."""
+    check_ask(policy, words_of(ask, extra))
+    if ask.method not in METHODS:
+        raise Refused(f"method = {ask.method!r} is none of {', '.join(METHODS)}")
+    lora = LoraSettings(targets=policy.lora.targets, rank=policy.lora.rank, alpha=policy.lora.alpha)
+    work = bench(settings.model.base, lora)
+    if ask.base_digest != work.base.digest:
+        raise Refused(f"base_digest = {ask.base_digest[:16]}…; this merchant holds {work.base.digest[:16]}…")
+    try:
+        check_manifest(ask.adapter, manifest(lift(work.model)))
+    except UserError as error:
+        raise Refused(f"{error}; the policy allows exactly rank {lora.rank} on {', '.join(lora.targets)}") from None
+    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in ask.adapter.values()])))
+    if not norm <= NORM_LIMIT:
+        raise Refused(f"the adapter's norm is {norm:.3g}, above {NORM_LIMIT:g}: no sane run gets there")
+    return work
+
+
+def words_of(ask: TrainAsk, extra: frozenset[str]) -> dict[str, object]:
+    """Return the ask in the vocabulary of `check_ask`; whatever the message carried besides is in it too."""
+    said: dict[str, object] = dict.fromkeys(extra)
+    return said | {
+        "run": ask.run,
+        "round": ask.round,
+        "method": ask.method,
+        "learning_rate": ask.local_rate,
+        "adapter_digest": digest(ask.adapter),
+        "base_digest": ask.base_digest,
+    }
+
+
+def _updated(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench) -> Adapter:
+    if settings.train.threads:
+        torch.set_num_threads(settings.train.threads)
+    return train_round(
+        work.model,
+        ask.adapter,
+        dataset(settings, work.base, policy),
+        plan,
+        randomness_for(plan, ask.seed),
+        method=ask.method,
+        local_rate=ask.local_rate,
+        settings=LocalSettings(settings.train.microbatch, settings.train.device),
+    )

@@ -1,0 +1,26 @@
+"""A customer's loss, from that customer's row alone.
+
+B batch (one row a customer)   T tokens   V vocabulary
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def token_losses(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
+    """Return (B, T-1) negative log-likelihoods in nats of every next id that counts, zero elsewhere."""
+    logits = logits_BTV[:, :-1].float()
+    losses = F.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
+    return losses * counts_BT[:, 1:].to(losses.dtype)
+
+
+def customer_loss(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
+    """Return (B,) mean losses in nats per counted token; row b reads row b only, and a row where nothing counts is zero.
+
+    The sum over rows is what is differentiated: a mean over the batch's tokens would let one customer's length rescale
+    everybody else's gradient.
+    """
+    losses_BT = token_losses(logits_BTV, ids_BT, counts_BT)
+    return losses_BT.sum(1) / counts_BT[:, 1:].sum(1).clamp(min=1)

@@ -1,0 +1,183 @@
+"""One round at one merchant: exact customer-level DP-SGD on the adapter.
+
+    for each of `steps` steps            (a public number)
+        draw customers                   (Poisson, each with probability `rate`)
+        one gradient a customer          (Opacus hooks on a loss that reads the customer's row only)
+        zero what is not finite, clip to C, add up
+        add noise of deviation sigma * C (also when nobody was drawn)
+        divide by the public `divisor`, step
+
+Abadi et al. 2016 (arXiv:1607.00133) with customers as the unit, one row a customer. Every number that shapes the
+mechanism is in `RoundPlan`, the very object the ledger charges; the count of customers shapes nothing.
+
+    N customers   B batch   T tokens
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+
+from client.train.loss import customer_loss
+from client.train.sampling import Randomness, Whole, noisy, poisson
+from common.lora import Adapter, difference, lift, put, trainable
+from common.privacy.plan import RoundPlan
+from common.tokens import Rows
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+class CustomerRows(Protocol):
+    """A merchant's customers, one bounded row each."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, drawn: Sequence[int], randomness: Randomness) -> Rows:
+        """Return the rows of the `drawn` customers, in that order, all of one public length."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """How a merchant computes, none of it visible in the result's distribution: microbatch in customers."""
+
+    microbatch: int = 16
+    device: str = "cpu"
+
+
+def train_round(
+    model: PeftModel,
+    adapter: Adapter,
+    customers: CustomerRows,
+    plan: RoundPlan,
+    randomness: Randomness,
+    *,
+    method: str,
+    local_rate: float,
+    settings: LocalSettings = LocalSettings(),
+) -> Adapter:
+    """Return the noisy update of the tensors that `method` trains, after `plan.steps` private steps from `adapter`."""
+    names = trainable(adapter, method)
+    model.to(settings.device)
+    put(model, adapter)
+    with private(model, names, plan, local_rate, randomness) as (hooks, optimizer):
+        for _ in range(plan.steps):
+            drawn_B = poisson(len(customers), plan.rate, randomness)
+            private_step(hooks, optimizer, customers, drawn_B, randomness, settings)
+    return difference(lift(model), adapter, names)
+
+
+def private_step(
+    hooks: GradSampleModule,
+    optimizer: CustomerDPOptimizer,
+    customers: CustomerRows,
+    drawn_B: Whole,
+    randomness: Randomness,
+    settings: LocalSettings,
+) -> None:
+    """Take one step on the drawn customers; with nobody drawn the step is noise alone."""
+    parts = list(microbatches(drawn_B, settings.microbatch))
+    for place, part in enumerate(parts):
+        optimizer.zero_grad(set_to_none=True)
+        if len(part):
+            per_customer_gradients(hooks, customers.rows(part.tolist(), randomness), settings.device)
+        else:
+            optimizer.gradients_of_nobody()
+        optimizer.signal_skip_step(place < len(parts) - 1)
+        optimizer.step()
+
+
+def microbatches(drawn_B: Whole, size: int) -> Iterator[Whole]:
+    """Yield `drawn_B` in parts of at most `size`; one empty part when nobody was drawn."""
+    for start in range(0, max(len(drawn_B), 1), size):
+        yield drawn_B[start : start + size]
+
+
+def per_customer_gradients(hooks: GradSampleModule, rows: Rows, device: str) -> None:
+    """Leave (B, *weight) gradients in every trainable parameter's `grad_sample`."""
+    ids_BT = torch.from_numpy(rows.ids_BT).to(device)
+    counts_BT = torch.from_numpy(rows.counts_BT).to(device)
+    logits_BTV = hooks(input_ids=ids_BT).logits
+    customer_loss(logits_BTV, ids_BT, counts_BT).sum().backward()
+
+
+class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with three changes: no row that is not finite, noise from `randomness`, a public divisor."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, plan: RoundPlan, randomness: Randomness) -> None:
+        super().__init__(
+            optimizer,
+            noise_multiplier=plan.sigma,
+            max_grad_norm=plan.clip_norm,
+            expected_batch_size=plan.divisor,
+            loss_reduction="mean",
+        )
+        self.randomness = randomness
+
+    def gradients_of_nobody(self) -> None:
+        """Set empty gradients, as if the model had run on zero customers."""
+        for parameter in self.params:
+            parameter.grad_sample = parameter.new_zeros(0, *parameter.shape)
+
+    def clip_and_accumulate(self) -> None:
+        """Zero rows that are not finite, then clip and add up as Opacus does.
+
+        A row whose norm overflows counts as not finite. Zeroing reads the row itself only, so it moves the sum by at
+        most C like any other row, and no NaN can tell that the row was drawn.
+        """
+        finite_B = torch.isfinite(sum(g.flatten(1).pow(2).sum(1) for g in self.grad_samples))
+        for parameter in self.params:
+            rows = parameter.grad_sample
+            keep = finite_B.view(-1, *[1] * (rows.dim() - 1))
+            parameter.grad_sample = torch.where(keep, rows, torch.zeros_like(rows))
+        super().clip_and_accumulate()
+
+    def add_noise(self) -> None:
+        """Add normal noise of deviation sigma * C to every trainable tensor's clipped sum."""
+        deviation = self.noise_multiplier * self.max_grad_norm
+        for parameter in self.params:
+            total = parameter.summed_grad
+            values = noisy(total.detach().cpu().numpy().ravel(), deviation, self.randomness)
+            parameter.grad = torch.from_numpy(values).to(total.device, parameter.dtype).view_as(parameter)
+
+
+@contextmanager
+def private(
+    model: PeftModel, names: Sequence[str], plan: RoundPlan, rate: float, randomness: Randomness
+) -> Iterator[tuple[GradSampleModule, CustomerDPOptimizer]]:
+    """Put hooks and optimizer around `model` for as long as the block lasts; only `names` can be trained in it."""
+    chosen = [p for name, p in model.named_parameters() if choose(p, name.replace(".default.", ".") in names)]
+    model.train()
+    hooks = GradSampleModule(model, loss_reduction="sum")
+    with warnings.catch_warnings():
+        # The first layer's input needs no gradient; its hook still has the activations and the output's gradient.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        try:
+            yield hooks, CustomerDPOptimizer(torch.optim.SGD(chosen, lr=rate), plan, randomness)
+        finally:
+            hooks.remove_hooks()
+            clear(model)
+
+
+def choose(parameter: torch.nn.Parameter, chosen: bool) -> bool:
+    """Let `parameter` be trained or not, and return which."""
+    parameter.requires_grad_(chosen)
+    return chosen
+
+
+def clear(model: PeftModel) -> None:
+    """Leave no gradient of anybody in memory."""
+    for parameter in model.parameters():
+        for leftover in ("grad_sample", "summed_grad"):
+            if hasattr(parameter, leftover):
+                delattr(parameter, leftover)
+        parameter.grad = None
+    model.eval()

@@ -1,0 +1,165 @@
+"""How well the shared model does on a shop's later weeks: figures for the shop's own eyes.
+
+B batch   T tokens
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import torch
+
+from client.data.customers import Basket, Customer, gather, next_prompt, pose
+from client.train.loss import token_losses
+from client.use.recommend import (
+    Catalogue,
+    bought,
+    by_frequency,
+    by_popularity,
+    candidates,
+    catalogue,
+    frequency_score,
+    model_scores,
+)
+from client.use.recommend import blend as pool
+from common.lora import Bench
+from common.metrics import mean, ndcg_at, recall_at
+from common.model import Base
+from common.schema import Shop
+from common.tokens import Encoded, encode_examples, stack
+
+K = 10
+TARGET_DAYS = 30
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One held-out question: a customer's history up to `time` and the item ids that the next basket really held."""
+
+    history: Sequence[Basket]
+    truth: frozenset[str]
+    time: datetime
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A shop's later weeks, never trained on: encoded tasks by name, and next-basket questions."""
+
+    tasks: Mapping[str, Sequence[Encoded]]
+    asked: Sequence[Asked]
+    shop: Catalogue
+    lang: str
+
+
+def held_out(shop: Shop, base: Base, until: datetime, max_tokens: int, per_task: int, questions: int) -> HeldOut:
+    """Return at most `per_task` tasks of each kind and `questions` next-basket questions from `until` on.
+
+    The choice takes every n-th in the order of customers, so that it is the same for every model and every round.
+    """
+    products = {product.item_id: product for product in shop.products}
+    customers = gather(shop)
+    tasks = defaultdict(list)
+    for customer in customers:
+        for one in pose(customer, products, shop.lang):
+            if one.time >= until:
+                tasks[one.example.task].append(one.example)
+    encoded = {
+        task: encode_examples(base, every_nth(found, per_task), max_tokens) for task, found in sorted(tasks.items())
+    }
+    seen = catalogue(customers, {item: product.name for item, product in products.items()}, until)
+    asked = [question for customer in customers if (question := _question(customer, until)) is not None]
+    return HeldOut(encoded, every_nth(asked, questions), seen, shop.lang)
+
+
+def every_nth(found: Sequence, limit: int) -> list:  # type: ignore[type-arg]
+    """Return at most `limit` of `found`, evenly spread."""
+    return [found[place * len(found) // limit] for place in range(limit)] if len(found) > limit else list(found)
+
+
+def _question(customer: Customer, until: datetime) -> Asked | None:
+    history = [basket for basket in customer.baskets if basket.time < until]
+    later = [basket for basket in customer.baskets if until <= basket.time < until + timedelta(days=TARGET_DAYS)]
+    if len(history) < 2 or not later:
+        return None
+    return Asked(history, frozenset(later[0].items), until)
+
+
+@dataclass(frozen=True)
+class Nats:
+    """Summed negative log-likelihood in nats over a number of target tokens."""
+
+    total: float
+    tokens: int
+
+
+def losses(bench: Bench, held: HeldOut) -> dict[str, Nats]:
+    """Return the loss of every task's held-out target tokens."""
+    return {task: _loss(bench, found) for task, found in held.tasks.items()}
+
+
+def _loss(bench: Bench, found: Sequence[Encoded]) -> Nats:
+    total, tokens = 0.0, 0
+    with torch.inference_mode():
+        for batch in by_length(found):
+            rows = stack(
+                [([bench.base.end, *one.ids], [False, *one.counts]) for one in batch],
+                bench.base.end,
+                1 + len(batch[-1].ids),
+            )
+            ids_BT, counts_BT = torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.counts_BT)
+            total += float(token_losses(bench.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum())
+            tokens += int(counts_BT.sum())
+    return Nats(total, tokens)
+
+
+def by_length(found: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Return batches of at most `BATCH_TOKENS` padded tokens, shorter examples first."""
+    batches: list[list[Encoded]] = []
+    for one in sorted(found, key=lambda example: len(example.ids)):
+        if not batches or (len(batches[-1]) + 1) * (1 + len(one.ids)) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(one)
+    return batches
+
+
+def rankings(bench: Bench, held: HeldOut) -> list[dict[str, tuple[float, float]]]:
+    """Return, for every question, recall@10 and nDCG@10 of each ranker."""
+    return [{name: _score(ranked, one) for name, ranked in _ranked(bench, held, one).items()} for one in held.asked]
+
+
+def _score(ranked: Sequence[str], one: Asked) -> tuple[float, float]:
+    return recall_at(ranked, one.truth, K), ndcg_at(ranked, one.truth, K)
+
+
+def _ranked(bench: Bench, held: HeldOut, one: Asked) -> dict[str, list[str]]:
+    items = candidates(one.history, held.shop)
+    opinion = dict(
+        zip(
+            items,
+            model_scores(
+                bench, next_prompt(one.history, one.time, held.lang), [held.shop.names[item] for item in items]
+            ),
+            strict=True,
+        )
+    )
+    times = bought(one.history)
+    pooled = {item: pool(frequency_score(item, one.history, times, held.shop), opinion[item]) for item in items}
+    return {
+        "popularity": by_popularity(held.shop)[:K],
+        "frequency": by_frequency(one.history, held.shop)[:K],
+        "model": sorted(items, key=lambda item: (-opinion[item], item))[:K],
+        "blend": sorted(items, key=lambda item: (-pooled[item], item))[:K],
+    }
+
+
+def summarise(scored: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, float]]:
+    """Return mean recall@10 and nDCG@10 by ranker."""
+    names = list(scored[0]) if scored else []
+    return {
+        f"recall@{K}": {name: mean([one[name][0] for one in scored]) for name in names},
+        f"ndcg@{K}": {name: mean([one[name][1] for one in scored]) for name in names},
+    }

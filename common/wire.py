@@ -1,0 +1,139 @@
+"""What crosses between the coordinator and a shop: `TrainAsk` one way, `TrainReply` the other, and nothing else.
+
+A reply holds the update, the charge as booked, and digests. It has no example count, no loss, no time and no error
+text: all three kinds of failure look alike to the coordinator (`failed`), and a refusal is decided before any private
+row is read.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from common.errors import UserError
+from common.lora import Adapter
+
+ARRAYS, ASK, REPLY = "arrays", "ask", "reply"
+Status = Literal["done", "refused", "failed"]
+
+
+@dataclass(frozen=True)
+class TrainAsk:
+    """One round's request: the shared adapter and public settings; it carries no privacy parameter."""
+
+    run: str
+    round: int
+    method: str
+    local_rate: float
+    seed: int
+    base_digest: str
+    settings_digest: str
+    adapter: Adapter = field(repr=False)
+
+    def pack(self) -> RecordDict:
+        """Return the ask as Flower records."""
+        config = {key: value for key, value in vars(self).items() if key != "adapter"}
+        return RecordDict({ASK: ConfigRecord(config), ARRAYS: ArrayRecord(self.adapter)})
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """One merchant's answer to one ask; `charge` is what its ledger booked for this release."""
+
+    status: Status
+    merchant: str
+    round: int
+    reason: str = ""
+    charge: Mapping[str, float | int | str] = field(default_factory=dict)
+    policy_digest: str = ""
+    base_digest: str = ""
+    ledger_seq: int = 0
+    ledger_head: str = ""
+    update_digest: str = ""
+    update: Adapter = field(default_factory=dict, repr=False)
+
+    def pack(self) -> RecordDict:
+        """Return the reply as Flower records."""
+        config: dict[str, Any] = {key: value for key, value in vars(self).items() if key not in ("update", "charge")}
+        config |= {f"charge.{key}": value for key, value in self.charge.items()}
+        return RecordDict({REPLY: ConfigRecord(config), ARRAYS: ArrayRecord(self.update)})
+
+
+def unpack_ask(content: RecordDict) -> tuple[TrainAsk, frozenset[str]]:
+    """Return the ask and the names of every other thing the message carried (a client refuses those)."""
+    config = dict(content.config_records.get(ASK, {}))
+    known = {key: config.pop(key, None) for key in TrainAsk.__dataclass_fields__ if key != "adapter"}
+    for key, value in known.items():
+        if not isinstance(value, _types(key)) or isinstance(value, bool):
+            raise UserError(
+                f"ask: {key} = {value!r} is not a {_types(key)[0].__name__}; is the coordinator's version the same?"
+            )
+    extra = set(config) | ({*content} - {ASK, ARRAYS})
+    adapter = read_arrays(content.array_records.get(ARRAYS, ArrayRecord()))
+    return TrainAsk(adapter=adapter, **known), frozenset(extra)  # type: ignore[arg-type]
+
+
+def _types(key: str) -> tuple[type, ...]:
+    if key == "local_rate":
+        return float, int
+    return (int,) if key in ("round", "seed") else (str,)
+
+
+def unpack_reply(content: RecordDict, expected: Mapping[str, tuple[int, ...]]) -> TrainReply:
+    """Return the reply; raise `UserError` unless its update is exactly `expected` in finite fp32 (or empty, if no update).
+
+    Nothing is read from the arrays before their declared and real headers agree with `expected`.
+    """
+    config = dict(content.config_records.get(REPLY, {}))
+    charge = {key.removeprefix("charge."): config.pop(key) for key in list(config) if key.startswith("charge.")}
+    known = {key: config.get(key) for key in TrainReply.__dataclass_fields__ if key not in ("update", "charge")}
+    if known["status"] not in ("done", "refused", "failed"):
+        raise UserError(f"reply: status = {known['status']!r} is none of done, refused, failed")
+    if not isinstance(known["merchant"], str) or not isinstance(known["round"], int):
+        raise UserError(
+            f"reply: merchant = {known['merchant']!r}, round = {known['round']!r} are not a name and a number"
+        )
+    arrays = content.array_records.get(ARRAYS, ArrayRecord())
+    update = read_arrays(arrays, expected if known["status"] == "done" else {})
+    return TrainReply(charge=charge, update=update, **known)  # type: ignore[arg-type]
+
+
+def read_arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]] | None = None) -> Adapter:
+    """Return the tensors of `record`, sorted by name, checked header first against `expected` where given."""
+    if expected is not None and set(record) != set(expected):
+        odd = sorted(set(record) ^ set(expected))
+        raise UserError(f"arrays: {len(odd)} names differ from what was asked, first {odd[0]!r}")
+    return {name: _read(name, record[name], None if expected is None else expected[name]) for name in sorted(record)}
+
+
+def _read(name: str, array: Array, expected: tuple[int, ...] | None) -> Any:
+    import torch
+
+    shape = tuple(array.shape)
+    if array.dtype != "float32" or array.stype != "numpy.ndarray" or (expected is not None and shape != expected):
+        raise UserError(f"array {name!r} is declared {array.stype} {array.dtype} {shape}, expected float32 {expected}")
+    values = _npy(name, array.data, shape)
+    if not np.isfinite(values).all():
+        raise UserError(f"array {name!r} holds values that are not finite")
+    return torch.from_numpy(values.copy())
+
+
+def _npy(name: str, data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the values of an npy file whose header says exactly `shape` in little-endian fp32 and whose size fits."""
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        real, fortran, dtype = read(file)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise UserError(f"array {name!r} is not an npy array: {error}") from None
+    size = 4 * math.prod(shape)
+    if tuple(real) != shape or fortran or dtype != np.dtype("<f4") or len(data) - file.tell() != size:
+        raise UserError(f"array {name!r}: header says {real} {dtype}, declared {shape} float32, {len(data)} bytes")
+    return np.frombuffer(data, dtype="<f4", offset=file.tell()).reshape(shape)

@@ -1,0 +1,84 @@
+"""A round on disk: whole or not there.
+
+rounds/0003/adapter/        the shared adapter after round 3, a PEFT folder
+rounds/0003/round.json      who took part, charges as declared, digests, bytes, seconds
+rounds/0003/optimizer.safetensors   the server optimizer's state, where it has one
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.config import LoraSettings
+from common.errors import UserError
+from common.files import cannot_write, sync_folder, write_atomic
+from common.lora import Adapter, load, save, to_bytes
+from server.optimizers import State
+
+ROUNDS, STATE = "rounds", "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedRound:
+    """The state of a run after `number` rounds."""
+
+    number: int
+    adapter: Adapter = field(repr=False)
+    state: State = field(repr=False)
+
+
+def round_folder(run: Path, number: int) -> Path:
+    """Return where round `number` of the run in folder `run` lies."""
+    return run / ROUNDS / f"{number:04d}"
+
+
+def save_round(run: Path, saved: SavedRound, record: Mapping[str, Any], lora: LoraSettings, base: str) -> None:
+    """Write a round beside the others by one rename, so that a crash leaves either all of it or none."""
+    final = round_folder(run, saved.number)
+    draft = final.with_name(f".{final.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save(saved.adapter, draft / "adapter", lora, base)
+        if saved.state:
+            write_atomic(draft / STATE, to_bytes(saved.state))
+        write_atomic(draft / "round.json", json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+        shutil.rmtree(final, ignore_errors=True)
+        draft.replace(final)
+        sync_folder(final.parent)
+    except OSError as error:
+        raise cannot_write(final, error) from error
+
+
+def latest_round(run: Path) -> SavedRound | None:
+    """Return the last whole round of a run, or None before the first."""
+    numbers = [int(path.name) for path in (run / ROUNDS).glob("[0-9]*") if path.name.isdigit()]
+    return load_round(run, max(numbers)) if numbers else None
+
+
+def load_round(run: Path, number: int) -> SavedRound:
+    """Return round `number`; raise `UserError` when it is not there or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = round_folder(run, number)
+    try:
+        state = load_file(folder / STATE) if (folder / STATE).exists() else {}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"round folder {folder} cannot be read: {error}; remove it to go back one round") from None
+    return SavedRound(number, load(folder / "adapter"), state)
+
+
+def read_record(run: Path, number: int) -> dict[str, Any]:
+    """Return `round.json` of round `number`."""
+    path = round_folder(run, number) / "round.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}; remove the round's folder to go back one round") from None
+    return record

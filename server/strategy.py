@@ -1,0 +1,210 @@
+"""Flower's verbs for adapters: ask, check every reply, add up, save. The arithmetic is in `aggregation` and `optimizers`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from common.config import FederationSettings
+from common.errors import Unreachable, UserError
+from common.lora import Adapter, digest, manifest, trainable
+from common.wire import TrainAsk, TrainReply, unpack_reply
+from server.aggregation import RULES, weighted_mean
+from server.optimizers import OPTIMIZERS
+from server.rounds import SavedRound, save_round
+
+log = logging.getLogger("fugou.server")
+
+POLL = 0.5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one merchant's part in a round; `weight` is public, `status` one word, `reason` one line."""
+
+    merchant: str
+    status: str
+    reason: str = ""
+    weight: float = 0.0
+    reply: TrainReply | None = field(default=None, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """Return the verdict as it stands in `round.json`."""
+        reply = self.reply
+        return {
+            "merchant": self.merchant,
+            "status": self.status,
+            "reason": self.reason,
+            "weight": self.weight,
+            "charge": dict(reply.charge) if reply else {},
+            "policy_digest": reply.policy_digest if reply else "",
+            "ledger_seq": reply.ledger_seq if reply else 0,
+            "ledger_head": reply.ledger_head if reply else "",
+            "update_digest": reply.update_digest if reply else "",
+        }
+
+
+class AdapterStrategy(Strategy):
+    """One shared adapter, led through rounds; what it knows between rounds is on disk."""
+
+    def __init__(self, settings: FederationSettings, run_id: str, folder: Path, start: SavedRound, base: str) -> None:
+        self.settings, self.run_id, self.folder, self.base_name = settings, run_id, folder, base
+        self.current = start
+        self.rule = RULES[settings.training.method]
+        self.trained = trainable(start.adapter, settings.training.method)
+        self.expected = {name: manifest(start.adapter)[name] for name in self.trained}
+        self.done_before = start.number
+        self._asked: list[Message] = []
+        self._began = 0.0
+
+    def summary(self) -> None:
+        """Log one line about the run."""
+        training = self.settings.training
+        log.info("run %s: %s, %d rounds, %d done", self.run_id, training.method, training.rounds, self.current.number)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return one ask for every merchant that is online, in the order of node ids."""
+        self._began = time.monotonic()
+        nodes = self._wait_for_merchants(grid)
+        ask = TrainAsk(
+            run=self.run_id,
+            round=self.done_before + server_round,
+            method=self.settings.training.method,
+            local_rate=self.settings.training.local_rate,
+            seed=self.settings.training.seed,
+            base_digest=self.settings.model.base_digest,
+            settings_digest=self.settings.digest(),
+            adapter=self.current.adapter,
+        )
+        content = ask.pack()
+        group = str(ask.round)
+        self._asked = [Message(content, node, MessageType.TRAIN, group_id=group) for node in nodes]
+        return self._asked
+
+    def _wait_for_merchants(self, grid: Grid) -> list[int]:
+        wanted, patience = self.settings.training.merchants, self.settings.training.wait
+        give_up = time.monotonic() + patience
+        while len(nodes := sorted(grid.get_node_ids())) < max(wanted, 1):
+            if time.monotonic() > give_up:
+                raise Unreachable(
+                    f"{len(nodes)} of {wanted} merchants online after {patience:g} s; start them, then --resume"
+                )
+            time.sleep(POLL)
+        return nodes
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the next shared adapter and how many replies were of which kind; the round is on disk before this returns."""
+        received = list(replies)
+        arrived = time.monotonic()
+        number = self.done_before + server_round
+        verdicts = self._judge(received, number)
+        accepted = [one for one in verdicts if one.status == "done"]
+        if len(accepted) >= max(1, self.settings.training.quorum * len(self._asked)):
+            adapter, state = self._next(accepted)
+        else:
+            log.warning(
+                "round %d: %d of %d merchants, below the quorum; the adapter stays",
+                number,
+                len(accepted),
+                len(self._asked),
+            )
+            adapter, state = self.current.adapter, self.current.state
+        self.current = SavedRound(number, adapter, state)
+        record = self._record(number, verdicts, received, adapter)
+        record["parts"] = {"messages": arrived - self._began, "aggregate": time.monotonic() - arrived}
+        record["seconds"] = time.monotonic() - self._began
+        save_round(self.folder, self.current, record, self.settings.lora, self.base_name)
+        counts = {
+            status: sum(one.status == status for one in verdicts) for status in ("done", "refused", "failed", "late")
+        }
+        log.info("round %d: %s", number, ", ".join(f"{count} {status}" for status, count in counts.items() if count))
+        return ArrayRecord(adapter), MetricRecord(dict(counts))
+
+    def _judge(self, replies: Sequence[Message], number: int) -> list[Verdict]:
+        """Return one verdict for every ask: replies in the order of merchants' names, then nodes that never answered."""
+        nodes = {one.metadata.message_id: one.metadata.dst_node_id for one in self._asked}
+        verdicts: list[Verdict] = []
+        for reply in replies:
+            node = nodes.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None:
+                verdicts.append(self._verdict(reply, node, number))
+        verdicts.sort(key=lambda one: one.merchant)
+        return _once_each(verdicts) + [
+            Verdict(f"node {node}", "late", "no reply before the deadline") for node in nodes.values()
+        ]
+
+    def _verdict(self, message: Message, node: int, number: int) -> Verdict:
+        if message.has_error():
+            return Verdict(f"node {node}", "failed", message.error.reason or "no reply could be made")
+        try:
+            reply = unpack_reply(message.content, self.expected)
+        except UserError as error:
+            return Verdict(f"node {node}", "set aside", str(error))
+        if reply.status != "done":
+            return Verdict(reply.merchant, reply.status, reply.reason, reply=reply)
+        if reply.round != number or reply.base_digest != self.settings.model.base_digest:
+            return Verdict(reply.merchant, "set aside", f"answers round {reply.round} on base {reply.base_digest[:12]}")
+        return Verdict(reply.merchant, "done", weight=1.0, reply=reply)
+
+    def _next(self, accepted: Sequence[Verdict]) -> tuple[Adapter, Adapter]:
+        updates = [one.reply.update for one in accepted if one.reply]
+        mean = weighted_mean(updates, [one.weight for one in accepted])
+        step = OPTIMIZERS[self.settings.training.server_optimizer]
+        adapter, state = step(self.current.adapter, mean, self.current.state, self.settings.training.server_rate)
+        return self.rule.settle(adapter), state
+
+    def _record(
+        self, number: int, verdicts: Sequence[Verdict], replies: Sequence[Message], adapter: Adapter
+    ) -> dict[str, Any]:
+        return {
+            "round": number,
+            "run": self.run_id,
+            "method": self.rule.name,
+            "exact": self.rule.exact,
+            "merchants": [one.record() for one in verdicts],
+            "adapter_digest": digest(adapter),
+            "bytes_down": sum(size_of(one.content) for one in self._asked),
+            "bytes_up": sum(size_of(one.content) for one in replies if one.has_content()),
+        }
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nobody: how good the model is on a shop's rows stays in the shop."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return nothing, as nobody was asked."""
+        return None
+
+
+def _once_each(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return the verdicts with every second reply in one merchant's name set aside."""
+    seen: set[str] = set()
+    kept = []
+    for one in verdicts:
+        double = one.status == "done" and one.merchant in seen
+        kept.append(Verdict(one.merchant, "set aside", "a second reply in one merchant's name") if double else one)
+        seen.add(one.merchant)
+    return kept
+
+
+def size_of(content: RecordDict) -> int:
+    """Return the bytes of all arrays and settings in a message, before compression."""
+    arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    configs = sum(
+        len(str(key)) + len(str(value)) for record in content.config_records.values() for key, value in record.items()
+    )
+    return arrays + configs

@@ -1,0 +1,185 @@
+"""`fugou simulate | scenarios | compare | bench | pretrain`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from common.cli import announce, as_json
+from common.errors import NotBuiltYet, UserError
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("scenario", required=False)
+@click.option("-o", "--output", type=FOLDER, help="Run folder; default runs/SCENARIO-TIME.")
+@click.option(
+    "--engine",
+    type=click.Choice(["inline", "ray", "deployment"]),
+    help="inline: in this process; ray: Flower's engine.",
+)
+@click.option("--rounds", type=click.IntRange(1), help="Rounds of the run.")
+@click.option("--merchants", type=click.IntRange(1), help="Merchants that take part.")
+@click.option("--epsilon", type=float, help="Every merchant's cap at the scenario's delta; inf trains without noise.")
+@click.option("--method", help="Aggregation rule: fedavg, ffa or fedsvd.")
+@click.option("--arms", help="Comma-separated: federated, local, central.")
+@click.option("--base", help="default, a folder, or a hub id of a GPT-2.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change any setting of the scenario, such as lora.rank=4.",
+)
+@click.option("--seed", type=click.IntRange(0), help="Seed of the world and of the first adapter; never of noise.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a stop or a kill.")
+@click.option("--json", "json_", is_flag=True, help="Print the run's result as JSON.")
+def simulate(
+    scenario: str | None,
+    output: Path | None,
+    resume: bool,
+    changes: tuple[str, ...],
+    json_: bool,
+    arms: str | None,
+    **options: Any,
+) -> None:
+    """Train a private federation of simulated merchants and write a run folder.
+
+    Example: fugou simulate shops-zh -o runs/first --epsilon 4
+    """
+    quiet_libraries()
+    from simulations.run import simulate as run_simulation
+    from simulations.scenario import load_scenario
+
+    if arms not in (None, "federated"):
+        raise NotBuiltYet(f"--arms {arms} is not built yet; leave it out to run the federated arm")
+    asked = dotted(changes, **options)
+    if resume and output is None:
+        raise UserError("--resume needs the run's folder: fugou simulate --resume -o DIR")
+    chosen = None if resume and scenario is None and not asked else load_scenario(scenario or "shops-zh", asked)
+    name = chosen.scenario.name if chosen else "run"
+    folder = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    run = run_simulation(chosen, folder, resume=resume, report=announce)
+    if json_:
+        as_json((run.folder / "report.json").read_text("utf-8"))
+
+
+PLACES = {
+    "engine": ("engine.name",),
+    "rounds": ("training.rounds",),
+    "merchants": ("scenario.merchants",),
+    "epsilon": ("privacy.epsilon",),
+    "method": ("training.method",),
+    "base": ("model.base",),
+    "seed": ("scenario.seed", "training.seed"),
+}
+
+
+def dotted(changes: tuple[str, ...], **options: Any) -> dict[str, Any]:
+    """Return the options a person gave as dotted scenario keys."""
+    from simulations.scenario import parse_changes
+
+    given = {place: value for name, value in options.items() if value is not None for place in PLACES[name]}
+    return {**parse_changes(changes), **given}
+
+
+def quiet_libraries() -> None:
+    """Keep other people's telemetry, update checks and chatter out of a run; FUGOU_DEBUG=1 lets warnings through."""
+    if not os.environ.get("FUGOU_DEBUG"):
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    os.environ.setdefault("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "json_", is_flag=True, help="Print as JSON.")
+def scenarios(name: str | None, json_: bool) -> None:
+    """List the scenarios that ship, or print one.
+
+    Example: fugou scenarios shops-zh
+    """
+    from simulations.scenario import load_scenario, shipped
+
+    known = shipped()
+    if name is None:
+        titles = {one: load_scenario(one).scenario.title for one in known}
+        if json_:
+            as_json(titles)
+        else:
+            click.echo("\n".join(f"{one:20} {title}" for one, title in titles.items()))
+    elif name not in known:
+        raise UserError(f"unknown scenario {name!r}; there are {', '.join(known)}")
+    elif json_:
+        as_json(load_scenario(name).model_dump(mode="json"))
+    else:
+        click.echo(known[name].read_text("utf-8").rstrip())
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("-o", "--output", type=FILE, default=Path("compare.html"), show_default=True, help="The page to write.")
+def compare(runs: tuple[Path, ...], output: Path) -> None:
+    """Put runs side by side: table and plots on one page.
+
+    Example: fugou compare runs/a runs/b -o compare.html
+    """
+    from simulations.page import write_comparison
+    from simulations.results import load_run
+
+    write_comparison([load_run(run) for run in runs], output, "zh")
+    announce(str(output))
+
+
+@click.command()
+@click.argument("names", nargs=-1)
+@click.option("-o", "--output", type=FILE, help="JSON file to write.")
+def bench(names: tuple[str, ...], output: Path | None) -> None:
+    """Measure fugou beside its peers.
+
+    Example: fugou bench dp-step
+    """
+    raise NotBuiltYet("fugou bench is not built yet")
+
+
+@click.command()
+@click.argument("texts", nargs=-1, required=True, type=FILE)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new base.")
+@click.option(
+    "--size",
+    type=click.Choice(["tiny", "small", "gpt2"]),
+    default="tiny",
+    show_default=True,
+    help="Shape of the model.",
+)
+@click.option("--minutes", type=float, help="Stop after so many minutes.")
+@click.option("--tokens", type=click.IntRange(1), help="Stop after so many tokens.")
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Seed of weights and order.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Threads; 0 takes all cores.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
+def pretrain(texts: tuple[Path, ...], output: Path, size: str, **options: Any) -> None:
+    """Train a GPT-2 from unlabelled text: plain, .gz or .jsonl files.
+
+    Example: fugou pretrain corpus.txt.gz -o models/mine --size tiny --minutes 30
+    """
+    quiet_libraries()
+    from simulations.pretrain import pretrain as train
+
+    threads = options.pop("threads") or os.cpu_count() or 1
+    train(list(texts), output, size, threads=threads, report=announce, **options)
+
+
+if __name__ == "__main__":
+    sys.exit("start it as: fugou")

@@ -1,0 +1,133 @@
+"""What the simulator may see and nobody else: every shop's held-out weeks, after every round.
+
+Nothing here travels: in a real federation the same figures stay in each shop (`fugou merchant evaluate`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from client.use.evaluate import HeldOut, Nats, held_out, losses, rankings, summarise
+from common.errors import UserError
+from common.files import write_atomic
+from common.lora import Bench, bench, load, put
+from common.metrics import perplexity
+from common.schema import Shop
+from server.rounds import read_record, round_folder
+from simulations.engines import SECONDS
+from simulations.folder import Run
+from simulations.merchants import until
+
+METRICS = "metrics.jsonl"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Every shop's held-out weeks by merchant id."""
+
+    shops: Mapping[str, HeldOut] = field(repr=False)
+    bench: Bench = field(repr=False)
+
+
+def hold_out(run: Run, shops: Sequence[Shop]) -> Held:
+    """Return the held-out weeks of all shops, encoded once."""
+    work = bench(run.scenario.model.base, run.scenario.lora)
+    wanted = run.scenario.evaluation
+    return Held(
+        {
+            shop.id: held_out(
+                shop,
+                work.base,
+                until(run.scenario),
+                run.scenario.privacy.max_tokens,
+                wanted.per_task,
+                wanted.questions,
+            )
+            for shop in shops
+        },
+        work,
+    )
+
+
+def measure(run: Run, held: Held, number: int, report: Report) -> None:
+    """Append the line of round `number` to `metrics.jsonl`, unless it is there already."""
+    lines = read_metrics(run.folder)
+    for missing in range(number + 1):
+        if missing not in {line["round"] for line in lines}:
+            lines.append(_measured(run, held, missing))
+            text = "".join(
+                json.dumps(line, ensure_ascii=False) + "\n" for line in sorted(lines, key=lambda one: one["round"])
+            )
+            write_atomic(run.folder / METRICS, text)
+            report(outcome(lines[-1], run.scenario.training.rounds))
+
+
+def outcome(line: Mapping[str, Any], rounds: int) -> str:
+    """Return one line about a measured round."""
+    done, total = line["replies"].get("done", 0), sum(line["replies"].values())
+    who = f", {done} of {total} merchants" if total else ""
+    return f"round {line['round']}/{rounds}{who}: held-out perplexity {line['perplexity']:.2f}, {line['seconds']:.1f} s"
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl`, none when it is not there."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; remove it and --resume measures every round again") from None
+
+
+def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
+    began = time.monotonic()
+    put(held.bench.model, load(round_folder(run.folder, number) / "adapter"))
+    found = {merchant: losses(held.bench, shop) for merchant, shop in held.shops.items()}
+    ends = number in (0, run.scenario.training.rounds)
+    scored = [one for shop in held.shops.values() for one in rankings(held.bench, shop)] if ends else []
+    record = read_record(run.folder, number)
+    trained = sum(seconds_of(folder, number) for folder in run.merchants)
+    parts = dict(record["parts"])
+    if run.scenario.engine.name == "inline" and "messages" in parts:
+        parts = {"train": trained, "messages": max(parts["messages"] - trained, 0.0), "aggregate": parts["aggregate"]}
+    parts["evaluate"] = time.monotonic() - began
+    statuses = [one["status"] for one in record["merchants"]]
+    tasks = sorted({task for by_task in found.values() for task in by_task})
+    return {
+        "round": number,
+        "seconds": record["seconds"],
+        "parts": {name: round(seconds, 3) for name, seconds in parts.items()},
+        "bytes_up": record["bytes_up"],
+        "bytes_down": record["bytes_down"],
+        "replies": {status: statuses.count(status) for status in sorted(set(statuses))},
+        **_perplexity([nats for by_task in found.values() for nats in by_task.values()]),
+        "perplexity_by_task": {
+            task: _perplexity([by_task[task] for by_task in found.values() if task in by_task])["perplexity"]
+            for task in tasks
+        },
+        "by_merchant": {merchant: _perplexity(list(by_task.values())) for merchant, by_task in found.items()},
+        **({"recommend": {"customers": len(scored), **summarise(scored)}} if scored else {}),
+    }
+
+
+def _perplexity(nats: Sequence[Nats]) -> dict[str, Any]:
+    tokens = sum(one.tokens for one in nats)
+    return {"perplexity": round(perplexity(math.fsum(one.total for one in nats), tokens), 4), "tokens": tokens}
+
+
+def seconds_of(folder: Path, number: int) -> float:
+    """Return how long the merchant's last answer in round `number` took."""
+    with suppress(FileNotFoundError):
+        lines = [json.loads(line) for line in (folder / SECONDS).read_text().splitlines()]
+        return float(next((line["seconds"] for line in reversed(lines) if line["round"] == number), 0.0))
+    return 0.0

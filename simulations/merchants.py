@@ -1,0 +1,81 @@
+"""The simulated merchants: each a folder as `fugou merchant` knows it, with files, settings, keys and a signed policy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+
+import tomli_w
+
+from client.round import LEDGER_KEY, POLICY
+from common.files import cannot_write, sync_folder, write_atomic
+from common.privacy.keys import create_key
+from common.privacy.policy import sign_policy, write_policy
+from common.schema import TABLES, Shop
+from simulations.control import scramble
+from simulations.folder import Run
+from simulations.scenario import Scenario
+from simulations.world import HELD_OUT_WEEKS, START, write_shop
+
+JOURNEY_END = date(2018, 1, 1)
+
+Report = Callable[[str], None]
+
+
+def make_world(scenario: Scenario) -> tuple[Shop, ...]:
+    """Return the scenario's shops."""
+    about, world = scenario.scenario, scenario.world
+    if about.world == "complete-journey":
+        from simulations.journey import load_shops
+
+        return load_shops(about.merchants, households=world.households or None)
+    from simulations.world import make_shops
+
+    return make_shops(about.merchants, world.customers, about.seed, skew=world.skew, weeks=world.weeks)
+
+
+def until(scenario: Scenario) -> datetime:
+    """Return the public date that parts training from the last `HELD_OUT_WEEKS` weeks; no row has a say in it."""
+    end = (
+        JOURNEY_END if scenario.scenario.world == "complete-journey" else START + timedelta(weeks=scenario.world.weeks)
+    )
+    return datetime.combine(end - timedelta(weeks=HELD_OUT_WEEKS), time())
+
+
+def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
+    """Write every merchant's folder: files, settings, signed policy, keys; folders that are there stay untouched."""
+    final = run.folder / "merchants"
+    if final.is_dir():
+        return
+    draft = run.folder / ".merchants.draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    report(f"{len(shops)} merchants: sigma {run.scenario.sigma():.3f} for epsilon {run.scenario.privacy.epsilon:g}")
+    try:
+        for shop in shops:
+            open_shop(run.scenario, shop, draft / shop.id)
+        draft.replace(final)
+        sync_folder(run.folder)
+    except OSError as error:
+        raise cannot_write(final, error) from error
+
+
+def open_shop(scenario: Scenario, shop: Shop, folder: Path) -> None:
+    """Write one merchant's folder as `fugou merchant` expects it."""
+    write_shop(scramble(shop, scenario.scenario.seed) if scenario.scenario.control else shop, folder)
+    tables = [name for name in TABLES if (folder / f"{name}.csv").exists()]
+    settings = {
+        "merchant": {"id": shop.id, "name": shop.name, "lang": shop.lang},
+        "sources": {name: f"{name}.csv" for name in tables},
+        "model": {"base": scenario.model.base},
+        "train": {
+            "until": until(scenario),
+            "threads": scenario.engine.threads,
+            "microbatch": scenario.engine.microbatch,
+        },
+    }
+    write_atomic(folder / "merchant.toml", tomli_w.dumps(settings))
+    write_policy(scenario.policy(shop.id, scenario.model.base_digest), folder / POLICY)
+    sign_policy(folder / POLICY, create_key(folder / "keys" / "officer"))
+    create_key(folder / LEDGER_KEY)

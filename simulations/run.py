@@ -1,0 +1,121 @@
+"""A whole federation on one machine: make the shops, lead the rounds, measure, write the run folder.
+
+Every step can be done again: a run that was killed at any moment goes on with `resume`, and what is already on disk
+(shops, ledgers, whole rounds, measured rounds) is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from client.round import POLICY, open_ledger
+from common.errors import UserError
+from common.files import write_atomic
+from common.lora import save
+from common.privacy.keys import load_public_key
+from common.privacy.policy import load_policy
+from server.rounds import latest_round
+from simulations.engines import check_engine, lead, set_threads
+from simulations.folder import Run, begin, resumed
+from simulations.measure import hold_out, measure, read_metrics
+from simulations.merchants import make_world, prepare
+from simulations.page import report_data, write_report
+from simulations.results import load_run
+from simulations.scenario import Scenario
+
+SUMMARY = "summary.json"
+
+Report = Callable[[str], None]
+
+
+def simulate(scenario: Scenario | None, folder: Path, *, resume: bool, report: Report) -> Run:
+    """Return the finished run; every round, ledger and figure is in `folder`.
+
+    Raises `UserError` when `folder` holds something else, or when there is nothing to resume.
+    """
+    run = resumed(folder, scenario) if resume else begin(folder, scenario)
+    check_engine(run.scenario)
+    set_threads(run.scenario)
+    shops = make_world(run.scenario)
+    prepare(run, shops, report)
+    held = hold_out(run, shops)
+    del shops
+    lead(run, functools.partial(measure, run, held, report=report))
+    finish(run, report)
+    return run
+
+
+def finish(run: Run, report: Report) -> None:
+    """Write the shared model, each merchant's summary and the report."""
+    last = latest_round(run.folder)
+    if last is None:
+        raise UserError(f"{run.folder} has no round; start it without --resume")
+    save(last.adapter, run.folder / "model", run.scenario.lora, run.scenario.model.base)
+    write_atomic(run.folder / "model" / "README.md", model_card(run, last.number))
+    for folder in run.merchants:
+        write_atomic(folder / SUMMARY, json.dumps(summary(run, folder), ensure_ascii=False, indent=1) + "\n")
+    result = load_run(run.folder)
+    write_atomic(run.folder / "report.json", json.dumps(report_data(result), ensure_ascii=False, indent=1) + "\n")
+    write_report(result, run.folder / "report.html", run.scenario.scenario.lang)
+    report(f"report: {run.folder / 'report.html'}")
+
+
+def summary(run: Run, folder: Path) -> dict[str, Any]:
+    """Return one merchant's budget, read from its ledger; the simulator may, the coordinator never sees it."""
+    policy = load_policy(folder / POLICY, public_key=load_public_key(folder / "keys" / "officer.pub"))
+    settings = tomllib.loads((folder / "merchant.toml").read_text("utf-8"))["merchant"]
+    with open_ledger(folder, policy) as ledger:
+        kinds = [entry.type for entry in ledger.entries()]
+        spent, left = ledger.epsilon_spent(), ledger.rounds_left()
+    mine = policy.policy
+    return {
+        "merchant": settings["id"],
+        "name": settings["name"],
+        "private": mine.sigma_min > 0,
+        "epsilon": spent if math.isfinite(spent) else None,
+        "delta": mine.delta,
+        "unit": mine.unit,
+        "period": mine.period,
+        "epsilon_limit": mine.epsilon if math.isfinite(mine.epsilon) else None,
+        "charges": {
+            name: kinds.count(kind)
+            for name, kind in {
+                "released": "RELEASE",
+                "burned": "BURN",
+                "refused": "REFUSE",
+                "refunded": "REFUND",
+            }.items()
+        },
+        "rounds_left": left,
+        "sigma": mine.sigma_min,
+        "rate": mine.rate,
+        "steps": mine.steps,
+    }
+
+
+def model_card(run: Run, number: int) -> str:
+    """Return the README of the final adapter."""
+    scenario, lines = run.scenario, read_metrics(run.folder)
+    privacy = scenario.privacy
+    first, last = lines[0], lines[-1]
+    claim = (
+        "Trained WITHOUT noise: this adapter protects nobody."
+        if scenario.sigma() == 0
+        else f"Every merchant's updates are (epsilon <= {privacy.epsilon:g}, delta = {privacy.delta:g})-differentially "
+        f"private for one customer, period {privacy.period}, add or remove one; sigma {scenario.sigma():.3f}, "
+        f"rate {privacy.rate:g}, {privacy.steps} steps a round."
+    )
+    return (
+        f"# Shared adapter of {scenario.scenario.name}, round {number}\n\n"
+        f"LoRA rank {scenario.lora.rank} on {', '.join(scenario.lora.targets)} of base `{scenario.model.base}` "
+        f"({scenario.model.base_digest[:16]}), aggregated by `{scenario.training.method}` over {scenario.scenario.merchants} "
+        f"simulated merchants.\n\n{claim}\n\nHeld-out perplexity of the target tokens: {first['perplexity']:.2f} before round 1, "
+        f"{last['perplexity']:.2f} after round {last['round']} ({last['tokens']} tokens).\n\n"
+        "Load it with `peft.PeftModel.from_pretrained(base, folder)` on the base named above; on another base it means nothing.\n"
+    )
