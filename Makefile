@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS ?= dev,ray,real
 STAMP := .venv/.installed
 
-.PHONY: install simulate test lint bench clean
+.PHONY: install simulate test lint bench docs clean
 
 install: $(STAMP)
 
@@ -28,6 +28,9 @@ test: lint
 
 bench: install
 	"$(BIN)/fugou" bench $(ARGS)
+
+docs: install
+	"$(BIN)/python" docs/pages.py
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache

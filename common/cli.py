@@ -53,8 +53,9 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         fail("interrupted; go on with --resume", INTERRUPTED)
     except click.ClickException as error:
-        hint = f"\n{error.ctx.get_usage()}" if isinstance(error, click.UsageError) and error.ctx else ""
-        fail(error.format_message() + hint, UserError.exit_code)
+        if isinstance(error, click.UsageError) and error.ctx:
+            click.echo(error.ctx.get_usage(), err=True)
+        fail(error.format_message(), UserError.exit_code)
     except FugouError as error:
         fail(str(error), error.exit_code)
     except OSError as error:

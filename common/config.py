@@ -133,6 +133,8 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> str:
         key = ".".join(map(str, one["loc"])) or kind.__name__
         if one["type"] == "extra_forbidden":
             lines.append(f"unknown key {key!r}; known here: {', '.join(_siblings(kind, one['loc'][:-1]))}")
+        elif one["type"] == "missing":
+            lines.append(f"{key} is missing")
         else:
             lines.append(f"{key} = {one['input']!r}: {one['msg'][:1].lower()}{one['msg'][1:]}")
     return "; ".join(lines)

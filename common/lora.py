@@ -75,7 +75,9 @@ def initial(model: PeftModel, seed: int) -> Adapter:
 def _orthonormal(like: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     rows, columns = like.shape
     if rows > columns:
-        raise UserError(f"lora.rank = {rows} is more than the {columns} inputs of a target layer; take {columns} or less")
+        raise UserError(
+            f"lora.rank = {rows} is more than the {columns} inputs of a target layer; take {columns} or less"
+        )
     basis, _ = np.linalg.qr(random.standard_normal((columns, rows)))
     return torch.from_numpy(np.ascontiguousarray(basis.T)).to(like.dtype)
 

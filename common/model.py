@@ -124,7 +124,8 @@ def _load_model(folder: Path) -> GPT2LMHeadModel:
         raise damaged(folder, "weights are not finite")
     model.config.use_cache = False
     model.requires_grad_(False)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _check_config(folder: Path) -> None:

@@ -24,6 +24,7 @@ from server.rounds import SavedRound, save_round
 log = logging.getLogger("fugou.server")
 
 POLL = 0.5
+STATUSES = ("done", "refused", "failed", "set aside", "late")
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,7 @@ class AdapterStrategy(Strategy):
         record["parts"] = {"messages": arrived - self._began, "aggregate": time.monotonic() - arrived}
         record["seconds"] = time.monotonic() - self._began
         save_round(self.folder, self.current, record, self.settings.lora, self.base_name)
-        counts = {
-            status: sum(one.status == status for one in verdicts) for status in ("done", "refused", "failed", "late")
-        }
+        counts = {status: sum(one.status == status for one in verdicts) for status in STATUSES}
         log.info("round %d: %s", number, ", ".join(f"{count} {status}" for status, count in counts.items() if count))
         return ArrayRecord(adapter), MetricRecord(dict(counts))
 
@@ -136,7 +135,7 @@ class AdapterStrategy(Strategy):
         """Return one verdict for every ask: replies in the order of merchants' names, then nodes that never answered."""
         nodes = {one.metadata.message_id: one.metadata.dst_node_id for one in self._asked}
         verdicts: list[Verdict] = []
-        for reply in replies:
+        for reply in sorted(replies, key=lambda one: nodes.get(one.metadata.reply_to_message_id, 0)):
             node = nodes.pop(reply.metadata.reply_to_message_id, None)
             if node is not None:
                 verdicts.append(self._verdict(reply, node, number))

@@ -55,8 +55,6 @@ def simulate(
 
     Example: fugou simulate shops-zh -o runs/first --epsilon 4
     """
-    quiet_libraries()
-    from simulations.run import simulate as run_simulation
     from simulations.scenario import load_scenario
 
     if arms not in (None, "federated"):
@@ -65,6 +63,9 @@ def simulate(
     if resume and output is None:
         raise UserError("--resume needs the run's folder: fugou simulate --resume -o DIR")
     chosen = None if resume and scenario is None and not asked else load_scenario(scenario or "shops-zh", asked)
+    quiet_libraries()
+    from simulations.run import simulate as run_simulation
+
     name = chosen.scenario.name if chosen else "run"
     folder = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     run = run_simulation(chosen, folder, resume=resume, report=announce)

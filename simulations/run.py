@@ -39,8 +39,9 @@ def simulate(scenario: Scenario | None, folder: Path, *, resume: bool, report: R
 
     Raises `UserError` when `folder` holds something else, or when there is nothing to resume.
     """
+    if scenario is not None:
+        check_engine(scenario)
     run = resumed(folder, scenario) if resume else begin(folder, scenario)
-    check_engine(run.scenario)
     set_threads(run.scenario)
     shops = make_world(run.scenario)
     prepare(run, shops, report)

@@ -22,7 +22,7 @@ from common.config import (
 )
 from common.errors import UserError
 from common.privacy.plan import calibrate
-from common.privacy.policy import LoraManifest, Policy
+from common.privacy.policy import Policy
 
 Engine = Literal["inline", "ray", "deployment"]
 World = Literal["shops-zh", "complete-journey"]
@@ -106,25 +106,25 @@ class Scenario(Settings):
         return FederationSettings(model=self.model, lora=self.lora, training=training)
 
     def policy(self, merchant: str, base_digest: str) -> Policy:
-        """Return the policy of one simulated merchant."""
-        privacy = self.privacy
-        rounds = self.training.rounds + privacy.spare_rounds
-        return Policy(
-            merchant=merchant,
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            period=privacy.period,
-            max_rounds=rounds,
-            sigma_min=self.sigma(),
-            rate=privacy.rate,
-            steps=privacy.steps,
-            clip_norm=privacy.clip_norm,
-            divisor=privacy.divisor,
-            max_records_per_customer=privacy.max_records_per_customer,
-            max_tokens=privacy.max_tokens,
-            lora=LoraManifest(targets=self.lora.targets, rank=self.lora.rank, alpha=int(self.lora.alpha)),
-            base=base_digest,
-        )
+        """Return the policy of one simulated merchant; raise `UserError` for settings that no policy allows."""
+        privacy, alpha = self.privacy, self.lora.alpha
+        tree = {
+            "merchant": merchant,
+            "epsilon": privacy.epsilon,
+            "delta": privacy.delta,
+            "period": privacy.period,
+            "max_rounds": self.training.rounds + privacy.spare_rounds,
+            "sigma_min": self.sigma(),
+            "rate": privacy.rate,
+            "steps": privacy.steps,
+            "clip_norm": privacy.clip_norm,
+            "divisor": privacy.divisor,
+            "max_records_per_customer": privacy.max_records_per_customer,
+            "max_tokens": privacy.max_tokens,
+            "lora": {**self.lora.model_dump(), "alpha": int(alpha) if alpha.is_integer() else alpha},
+            "base": base_digest,
+        }
+        return parse_settings(Policy, tree, f"scenario {self.scenario.name}, policy of {merchant}")
 
     def sigma(self) -> float:
         """Return the smallest noise multiplier whose worst case, all rounds and all spare ones, stays within the cap."""

@@ -80,7 +80,8 @@ def shop(shops: tuple[Shop, ...]) -> Shop:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory, shops: tuple[Shop, ...]) -> str:
     """The folder of a two-layer GPT-2."""
-    texts = [row.text for shop in shops for row in (*shop.reviews, *shop.campaigns)]
+    texts = [row.text for shop in shops for row in shop.reviews]
+    texts += [row.text for shop in shops for row in shop.campaigns]
     texts += [product.name for shop in shops for product in shop.products]
     return str(make_base(tmp_path_factory.mktemp("base"), texts))
 

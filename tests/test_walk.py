@@ -13,7 +13,7 @@ from client.data.customers import gather, pose
 from client.data.dataset import make_dataset
 from client.data.sources import read_shop
 from client.train.sampling import SecureRandom, poisson
-from client.train.trainer import per_customer_gradients, private, private_step, LocalSettings
+from client.train.trainer import LocalSettings, per_customer_gradients, private, private_step
 from client.use.campaign import write_campaign
 from client.use.desk import campaign, open_desk
 from common.config import LoraSettings

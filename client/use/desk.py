@@ -15,9 +15,9 @@ from client.use.campaign import CampaignLine
 from client.use.copywriter import write
 from client.use.guard import clean_copy
 from client.use.recommend import Catalogue, Offer, catalogue, rank
-from common.config import LoraSettings
+from common.config import LoraSettings, parse_settings
 from common.errors import UserError
-from common.lora import Bench, bench, load, put
+from common.lora import Bench, bench, initial, load, put
 from common.schema import Product
 from common.text import attributes_text
 
@@ -57,8 +57,9 @@ def open_desk(folder: Path) -> Desk:
     """Return the desk of the merchant in `folder`, as of the day after its last order."""
     settings = load_merchant(folder)
     shop = read_shop(settings)
-    if not shop.orders:
-        raise UserError(f"{folder} has no orders; check [sources] in merchant.toml")
+    for table in ("orders", "products"):
+        if not getattr(shop, table):
+            raise UserError(f"{folder} has no {table}; check [sources] in merchant.toml")
     customers = gather(shop)
     time = max(order.order_time for order in shop.orders) + timedelta(days=1)
     names = {product.item_id: product.name for product in shop.products}
@@ -70,15 +71,18 @@ def open_desk(folder: Path) -> Desk:
 def load_model(settings: MerchantSettings) -> Bench:
     """Return the merchant's base carrying the shared adapter, or the bare base where no adapter is named."""
     if not settings.model.adapter:
-        return bench(settings.model.base, LoraSettings())
+        work = bench(settings.model.base, LoraSettings())
+        put(work.model, initial(work.model, 0))  # B is zero, so the base answers, whatever the bench carried before
+        return work
     folder = settings.model.adapter
     try:
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        lora = LoraSettings(targets=tuple(config["target_modules"]), rank=config["r"], alpha=config["lora_alpha"])
-    except (OSError, ValueError, KeyError) as error:
+        shape = {"targets": config["target_modules"], "rank": config["r"], "alpha": config["lora_alpha"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"adapter folder {folder} cannot be read: {error}; point [model] adapter at a run's model folder"
         ) from None
+    lora = parse_settings(LoraSettings, shape, f"adapter folder {folder}")
     work = bench(settings.model.base, lora)
     put(work.model, load(folder))
     return work

@@ -23,7 +23,7 @@ from common.errors import FugouError, VerificationFailed
 from common.files import canonical_json, sha256
 from common.privacy.accountant import History, Setting, merge
 from common.privacy.keys import holds, public_from_hex, public_hex
-from common.privacy.plan import Charge, fits, planned_charge
+from common.privacy.plan import Charge, planned_charge, within_cap
 from common.privacy.policy import Policy, SignedPolicy, open_signed
 
 TYPES = (
@@ -161,6 +161,8 @@ class Book:
     seq: int = -1
     head: str = START
     merchant: str = ""
+    first_key: str = ""
+    """The ledger's first public key, hex."""
     key: str = ""
     """The ledger's public key in force, hex."""
     officer: str = ""
@@ -175,7 +177,8 @@ class Book:
     fates: dict[str, Fate] = field(default_factory=dict)
     hashes: dict[int, str] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
-    refused: set[tuple[str, str]] = field(default_factory=set)
+    refused: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Which entry refused a round (its identity) for a reason first."""
     counts: dict[str, int] = field(default_factory=dict)
     wall: str = ""
     """The latest wall time ever recorded."""
@@ -246,7 +249,8 @@ class Book:
         self._steps[key] = self._steps.get(key, 0) + charge.steps * times
 
     def _genesis(self, body: Mapping[str, Any]) -> None:
-        self.merchant, self.key = str(body["merchant"]), str(body["detail"]["key"])
+        self.merchant = str(body["merchant"])
+        self.first_key = self.key = str(body["detail"]["key"])
 
     def _set_policy(self, body: Mapping[str, Any]) -> None:
         signed = read_policy_entry(body)
@@ -297,7 +301,7 @@ class Book:
         self._close(body, "REFUNDED")
 
     def _refuse(self, body: Mapping[str, Any]) -> None:
-        self.refused.add((str(body["idem"]), str(body["detail"]["reason"])))
+        self.refused.setdefault((str(body["idem"]), str(body["detail"]["reason"])), int(body["seq"]))
 
     def _recover(self, body: Mapping[str, Any]) -> None:
         span = Span(**body["span"])
@@ -329,7 +333,7 @@ class Book:
         """
         if not self.caps or self.policy is None or not self._peak:
             return
-        if not fits(self.policy.policy, self._peak[:-1], self._peak[-1]):
+        if not within_cap(self.policy.policy, self._peak):
             raise Broken(f"the period {self.policy.policy.period} was taken past epsilon {self.policy.policy.epsilon}")
 
 
@@ -470,31 +474,32 @@ Row = tuple[str, str, str]
 def examine(rows: Iterable[Row], public_key: Ed25519PublicKey, anchors: Sequence[tuple[int, str]] = ()) -> Verdict:
     """Return whether the chain holds: every hash, link, signature and state change, the caps, and the anchors.
 
-    `public_key` is the key the ledger began with. An anchor is a (number, hash) once seen elsewhere. Anything that goes
-    wrong while looking means broken, never an exception.
+    `public_key` is the key the ledger began with or the one it signs with now: rotations between them are signed by
+    both sides, and a signature on the last entry covers all before it. An anchor is a (number, hash) once seen
+    elsewhere. Anything that goes wrong while looking means broken, never an exception.
     """
     book = Book(caps=True)
     try:
         for text, digest, sig in rows:
-            _examine_one(book, text, digest, sig, public_hex(public_key))
+            _examine_one(book, text, digest, sig)
         book.check_cap()
         if book.seq < 0:
             raise Broken("the ledger has no entries")
+        if public_hex(public_key) not in (book.first_key, book.key):
+            raise Broken("the ledger belongs to another key")
         _check_anchors(book, anchors)
     except Exception as error:
         return Verdict(False, book.seq + 1, _why(error), _anomalies(book), (book.seq, book.head))
     return Verdict(True, None, "", _anomalies(book), (book.seq, book.head))
 
 
-def _examine_one(book: Book, text: str, digest: str, sig: str, first_key: str) -> None:
+def _examine_one(book: Book, text: str, digest: str, sig: str) -> None:
     entry = read_entry(text, digest, sig)
     if canonical_json(entry.body) != text:
         raise Broken("the text is not in canonical form")
-    if not signed_by(entry, book.key or first_key):
+    if not signed_by(entry, book.key or str(entry.body["detail"]["key"])):
         raise Broken("the signature is not the ledger key's")
     book.add(entry)
-    if entry.type == "GENESIS" and book.key != first_key:
-        raise Broken("the ledger began with another key")
 
 
 def _check_anchors(book: Book, anchors: Sequence[tuple[int, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -79,6 +80,7 @@ def public_hex(key: Ed25519PublicKey) -> str:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
 
 
+@lru_cache(maxsize=64)
 def public_from_hex(text: str) -> Ed25519PublicKey:
     """Return the public key written by `public_hex`; raises ValueError for anything else."""
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))

@@ -171,8 +171,8 @@ class Ledger:
         self._mutex = threading.RLock()
         self._book = Book()
         self._holding: dict[int, int] = {}
-        self._lock = _open_private(self.path.with_suffix(".lock"))
         self._base = _connect(self.path)
+        self._lock = _open_private(self.path.with_suffix(".lock"))
 
     # --- opening ---
 
@@ -344,9 +344,13 @@ class Ledger:
     # --- other entries ---
 
     def refuse(self, reason: str, asked: Mapping[str, object]) -> Entry:
-        """Return the signed entry that says a request was refused before it became a plan; no charge."""
+        """Return the signed entry that says a request was refused before it became a plan; no charge.
+
+        Asking for the same and being told the same again returns the first entry and writes none.
+        """
+        same = sha256(canonical_json(_as_text(asked)).encode())
         with self._writing("refuse"):
-            return self._append_refuse("", reason, asked)
+            return self._append_refuse(same, reason, asked)
 
     def note(self, type: str, detail: Mapping[str, object]) -> Entry:  # noqa: A002
         """Return the entry that an audit or a report was made: `type` is AUDIT or REPORT."""
@@ -385,7 +389,10 @@ class Ledger:
             return self._append("POLICY", {"detail": chain.policy_fields(signed)})
 
     def rotate_key(self, new: Ed25519PrivateKey) -> Entry:
-        """Return the entry by which `new` signs from now on; signed by the old key, countersigned by the new."""
+        """Return the entry by which `new` signs from now on; signed by the old key, countersigned by the new.
+
+        Store the new key before: without it, the ledger is closed for good.
+        """
         with self._writing("rotate"):
             entry = self._append_rotation("ledger", self._key, new)
         self._key = new
@@ -622,8 +629,9 @@ class Ledger:
 
     def _append_refuse(self, idem: str, reason: str, asked: Mapping[str, object]) -> Entry:
         """Append a refusal, once a round and reason: a coordinator that insists cannot fill the disk."""
-        if idem and (idem, reason) in self._book.refused:
-            return chain.read_entry(*self._last_row())
+        before = self._book.refused.get((idem, reason))
+        if before is not None:
+            return chain.read_entry(*next(self._rows(after=before - 1)))
         return self._append("REFUSE", {"idem": idem, "detail": {"reason": reason, "asked": _as_text(asked)}})
 
     def _append_rotation(self, whose: str, old: Ed25519PrivateKey, new: Ed25519PrivateKey) -> Entry:
@@ -790,10 +798,6 @@ class Ledger:
         query = "SELECT text, hash, sig FROM entries WHERE seq > ? ORDER BY seq"
         yield from self._base.execute(query, (after,)).fetchall()
 
-    def _last_row(self) -> Row:
-        row = self._base.execute("SELECT text, hash, sig FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
-        return str(row[0]), str(row[1]), str(row[2])
-
     def _check_key(self) -> None:
         if self._book.seq < 0:
             raise VerificationFailed(f"{self.path} has no entries; restore it from a backup, or make a new one")
@@ -808,9 +812,24 @@ class Ledger:
     # --- anchors ---
 
     def _write_anchor(self) -> None:
+        """Write (number, hash) of the last entry into one of the anchor's two lines, in place.
+
+        A line torn by a power cut fails its check, and the other one, an entry or two older, still stands; so this
+        costs one synchronisation and no rename.
+        """
         book = self._book
-        anchor = {"merchant": book.merchant, "seq": book.seq, "hash": book.head}
-        write_atomic(self.anchor_path, canonical_json(anchor) + "\n", mode=0o600)
+        fresh = not self.anchor_path.exists()
+        self.anchor_path.parent.mkdir(parents=True, exist_ok=True)
+        handle = _open_private(self.anchor_path)
+        try:
+            os.pwrite(handle, _anchor_line(book.merchant, book.seq, book.head), _ANCHOR_WIDTH * (book.seq % 2))
+            os.fdatasync(handle)
+        except OSError as error:
+            raise cannot_write(self.anchor_path, error) from error
+        finally:
+            os.close(handle)
+        if fresh:
+            sync_folder(self.anchor_path.parent)
 
     def _check_local_anchor(self) -> None:
         seen = _read_anchor(self.anchor_path)
@@ -940,14 +959,40 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
 
 
+_ANCHOR_WIDTH = 256
+
+
+def _anchor_line(merchant: str, seq: int, head: str) -> bytes:
+    fields = {"merchant": merchant, "seq": seq, "hash": head}
+    check = sha256(canonical_json(fields).encode())[:16]
+    return canonical_json(fields | {"check": check}).ljust(_ANCHOR_WIDTH - 1).encode() + b"\n"
+
+
 def _read_anchor(path: Path) -> tuple[int, str] | None:
+    """Return the newer of the anchor's lines, or None when there is no anchor file.
+
+    Raises `VerificationFailed` when neither line is whole.
+    """
     try:
-        anchor = json.loads(path.read_text(encoding="utf-8"))
-        return int(anchor["seq"]), str(anchor["hash"])
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise VerificationFailed(f"the anchor {path} cannot be read ({error}); restore it from a backup") from error
+    except OSError as error:
+        raise VerificationFailed(f"the anchor {path} cannot be read ({error.strerror}); allow reading it") from error
+    lines = (data[:_ANCHOR_WIDTH], data[_ANCHOR_WIDTH:])
+    seen = [anchor for anchor in map(_anchor_of, lines) if anchor is not None]
+    if not seen:
+        raise VerificationFailed(f"the anchor {path} is damaged; restore it from a backup")
+    return max(seen)
+
+
+def _anchor_of(line: bytes) -> tuple[int, str] | None:
+    try:
+        fields = json.loads(line)
+        anchor = int(fields["seq"]), str(fields["hash"])
+        return anchor if line == _anchor_line(str(fields["merchant"]), *anchor) else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _utc(wall: float) -> str:

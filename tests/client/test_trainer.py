@@ -16,7 +16,7 @@ from scipy import stats
 
 from client.train import trainer
 from client.train.loss import customer_loss
-from client.train.sampling import Randomness, Rehearsal, SecureRandom, normal, noisy, poisson, randomness_for
+from client.train.sampling import Randomness, Rehearsal, SecureRandom, noisy, normal, poisson, randomness_for
 from client.train.trainer import CustomerDPOptimizer, LocalSettings, per_customer_gradients, private, train_round
 from common.lora import Adapter, Bench, difference, initial, lift, put, trainable
 from common.privacy.plan import RoundPlan
@@ -178,7 +178,7 @@ class Trace:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[Any] = []
-        step, noise = CustomerDPOptimizer.scale_grad, trainer.noisy
+        step = CustomerDPOptimizer.scale_grad
 
         def scale(optimizer: CustomerDPOptimizer) -> None:
             before = [p.grad.clone() for p in optimizer.params]
@@ -188,7 +188,7 @@ class Trace:
 
         def draw(total: Any, deviation: float, randomness: Randomness) -> Any:
             self.seen.append(("noise", total.shape, deviation))
-            return noise(total, deviation, randomness)
+            return noisy(total, deviation, randomness)
 
         monkeypatch.setattr(CustomerDPOptimizer, "scale_grad", scale)
         monkeypatch.setattr(trainer, "noisy", draw)

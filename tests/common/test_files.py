@@ -3,7 +3,6 @@ from __future__ import annotations
 import doctest
 import hashlib
 import math
-import os
 import stat
 from pathlib import Path
 
@@ -12,6 +11,11 @@ import pytest
 import common.files
 from common.errors import UserError
 from common.files import canonical_json, sha256, write_atomic
+
+
+def names(folder: Path) -> list[str]:
+    """Return what lies in a folder, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
@@ -24,7 +28,7 @@ def test_a_written_file_holds_exactly_the_content(tmp_path: Path) -> None:
     assert path.read_bytes() == "茶\r\n".encode()
     write_atomic(path, b"\0\xff")
     assert path.read_bytes() == b"\0\xff"
-    assert os.listdir(path.parent) == ["note.txt"]
+    assert names(path.parent) == ["note.txt"]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
@@ -40,24 +44,24 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_atomic(path, 7)  # type: ignore[arg-type]
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["note.txt"]
+    assert names(tmp_path) == ["note.txt"]
 
 
 def test_what_cannot_be_written_is_one_line_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     for path in (tmp_path / "file" / "note.txt", tmp_path / ("x" * 300)):
-        with pytest.raises(UserError, match="cannot write .*choose another folder") as caught:
+        with pytest.raises(UserError, match=r"cannot write .*choose another folder") as caught:
             write_atomic(path, "x")
         assert "\n" not in str(caught.value)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="cannot write"):
         write_atomic(tmp_path / "folder", "x")
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_canonical_json_is_one_text_for_equal_values() -> None:
     assert canonical_json({"b": [1, 2.5], "a": {"d": None, "c": True}}) == '{"a":{"c":true,"d":null},"b":[1,2.5]}'
-    assert canonical_json({"a": 1, "b": 2}) == canonical_json(dict([("b", 2), ("a", 1)]))
+    assert canonical_json({"a": 1, "b": 2}) == canonical_json({"b": 2, "a": 1})
     for odd in (math.nan, math.inf):
         with pytest.raises(ValueError, match="not JSON compliant"):
             canonical_json({"x": odd})

@@ -191,7 +191,14 @@ def test_a_reply_that_is_not_done_may_not_bring_arrays() -> None:
 
 @pytest.mark.parametrize(
     "update",
-    [numbers().double(), numbers().half(), numbers().int(), numbers()[:-1], numbers().T.contiguous(), numbers().ravel()],
+    [
+        numbers().double(),
+        numbers().half(),
+        numbers().int(),
+        numbers()[:-1],
+        numbers().T.contiguous(),
+        numbers().ravel(),
+    ],
     ids=["float64", "float16", "int32", "shorter", "transposed", "flat"],
 )
 def test_arrays_of_another_type_or_shape_are_refused(update: torch.Tensor) -> None:
@@ -214,7 +221,7 @@ def test_values_that_are_not_finite_are_refused(odd: float) -> None:
     ids=["float64", "big-endian", "float16", "wider", "flat", "fortran", "int32"],
 )  # fmt: skip
 def test_a_header_that_differs_from_what_is_declared_is_refused(values: Any) -> None:
-    assert "header says" in refused(carrying(real_npy(values)))
+    assert "no npy file" in refused(carrying(real_npy(values)))
 
 
 def test_a_small_message_that_claims_four_tebibytes_allocates_nothing() -> None:
@@ -224,7 +231,7 @@ def test_a_small_message_that_claims_four_tebibytes_allocates_nothing() -> None:
     tracemalloc.start()
     try:
         assert "expected float32 (96, 4)" in refused(carrying(data, shape=(2**40,)))
-        assert "header says (1099511627776,)" in refused(carrying(data))
+        assert "no npy file of (96, 4)" in refused(carrying(data))
         with pytest.raises(UserError, match="128 bytes"):
             read_arrays(carrying(data, shape=(2**40,)).array_records[ARRAYS])
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
@@ -240,12 +247,12 @@ def test_a_truncated_array_is_refused(cut: int) -> None:
 
 
 def test_bytes_behind_the_array_are_refused() -> None:
-    assert "header says" in refused(carrying(real_npy(numbers().numpy()) + b"\0"))
+    assert "no npy file" in refused(carrying(real_npy(numbers().numpy()) + b"\0"))
 
 
 def test_pickled_objects_are_never_opened() -> None:
     data = real_npy(np.array([print] * 384, dtype=object).reshape(SHAPE))
-    assert "header says (96, 4) object" in refused(carrying(data))
+    assert "no npy file of (96, 4)" in refused(carrying(data))
     assert "expected float32" in refused(carrying(data, dtype="object"))
     assert "expected float32" in refused(carrying(real_npy(numbers().numpy()), stype="pickle"))
 
@@ -279,5 +286,5 @@ def test_an_ask_whose_array_has_impossible_sizes_is_one_line() -> None:
     content = ASKED.pack()
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -1), }"
     content[ARRAYS] = ArrayRecord({NAME: Array("float32", (-1, -1), "numpy.ndarray", npy(header, bytes(4)))})
-    with pytest.raises(UserError, match="npy array|header says"):
+    with pytest.raises(UserError, match="no npy file"):
         unpack_ask(content)

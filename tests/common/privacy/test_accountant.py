@@ -132,6 +132,33 @@ def test_gaussian_without_sampling_has_the_mu_it_was_made_with() -> None:
 def test_gaussian_delta_is_epsilon_turned_round() -> None:
     eps = epsilon([Setting(2.0, 1.0, 4)], 1e-6)
     assert accountant.gaussian_delta(1.0, eps) == pytest.approx(1e-6, rel=1e-2)
+    assert accountant.gaussian_delta(1.0, eps) <= 1e-6
+
+
+def one_step_delta(sigma: float, rate: float, eps: float) -> float:
+    """Return delta(epsilon) of one sampled Gaussian step from its densities, the larger of removing and adding."""
+
+    def upper(x: float) -> float:
+        return 0.5 * math.erfc(x / sigma / math.sqrt(2))
+
+    def edge(ratio: float) -> float:
+        return sigma**2 * math.log(ratio / rate) + 0.5
+
+    high = edge(math.exp(eps) - 1 + rate)
+    removing = (1 - rate) * upper(high) + rate * upper(high - 1) - math.exp(eps) * upper(high)
+    if math.exp(-eps) - 1 + rate <= 0:
+        return removing
+    low = edge(math.exp(-eps) - 1 + rate)
+    mixed = (1 - rate) * (1 - upper(low)) + rate * (1 - upper(low - 1))
+    return max(removing, 1 - upper(low) - math.exp(eps) * mixed)
+
+
+@pytest.mark.parametrize(("sigma", "rate"), [(1.0, 0.02), (0.7, 0.041), (2.0, 0.3), (0.5, 0.5)])
+def test_one_step_is_bounded_by_its_densities_worked_out_by_hand(sigma: float, rate: float) -> None:
+    epsilons = [0.1, 0.5, 1.0, 2.0]
+    for eps, delta in zip(epsilons, accountant.privacy_profile([Setting(sigma, rate, 1)], epsilons), strict=True):
+        exact = one_step_delta(sigma, rate, eps)
+        assert exact - 1e-12 <= delta <= exact * 1.001 + 1e-9
 
 
 def test_where_epsilon_is_as_small_as_the_grid_renyi_is_the_better_bound() -> None:

@@ -327,6 +327,9 @@ def test_refusals_and_notes_are_entries(shop: Shop) -> None:
         assert entry.body["detail"]["asked"] == {"rank": "512", "rate": "0.5", "x": ["1", {"y": None}]}
         assert book.note("AUDIT", {"epsilon_lower_bound": 1.14}).body["detail"] == {"epsilon_lower_bound": "1.14"}
         book.note("REPORT", {"sha256": "a" * 64})
+        again = book.refuse("rank = 512 is not the policy's", {"rank": 512, "rate": 0.5, "x": [1, {"y": None}]})
+        assert again.hash == entry.hash
+        assert book.refuse("rank = 512 is not the policy's", {"rank": 513}).hash != entry.hash
         with pytest.raises(UserError, match="AUDIT or a REPORT"):
             book.note("RELEASE", {})
     assert shop.verify().ok
@@ -896,6 +899,21 @@ def test_a_database_that_is_gone_is_not_silently_begun_anew(spent: Shop) -> None
         spent.open()
 
 
+def test_a_torn_anchor_line_leaves_the_other_one(spent: Shop) -> None:
+    anchor = spent.folder / "ledger.anchor"
+    whole = anchor.read_bytes()
+    newer, older = (0, 256) if b'"seq":14' in whole[:256] else (256, 0)
+    anchor.write_bytes(whole[:newer] + b"torn" * 64 + whole[newer + 256 :])
+    spent.open().close()
+    tamper(spent, ("DELETE FROM entries WHERE seq >= 10", ()))
+    with pytest.raises(VerificationFailed, match="unverifiable"):
+        spent.open()
+    torn = anchor.read_bytes()
+    anchor.write_bytes(torn[:older] + b" " * 256 + torn[older + 256 :])
+    with pytest.raises(VerificationFailed, match="damaged"):
+        spent.open()
+
+
 def test_an_anchor_can_lie_elsewhere(tmp_path: Path) -> None:
     key, elsewhere = Ed25519PrivateKey.generate(), tmp_path / "other-disk" / "anchor"
     with Ledger.create(tmp_path / "shop", signed(), key, anchor_path=elsewhere) as book:
@@ -1034,6 +1052,8 @@ def test_the_ledger_key_can_be_changed_and_the_chain_still_holds(spent: Shop) ->
         book.rotate_key(new)
         spend(book, [40])
     assert spent.verify().ok
+    assert verify(spent.folder / "ledger.db", new.public_key()).ok
+    assert not verify(spent.folder / "ledger.db", OFFICER.public_key()).ok
     with pytest.raises(VerificationFailed, match="use the key"):
         spent.open()
     with Ledger.open(spent.folder, new) as book:

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+from common.config import FederationSettings, LoraSettings, Method, ModelSettings, ServerOptimizer, TrainingSettings
+from common.errors import Unreachable
+from common.lora import Adapter, digest, to_bytes, trainable
+from common.wire import REPLY, TrainAsk, TrainReply, unpack_ask
+from server.app import serve
+from server.rounds import SavedRound, load_round, read_record
+from simulations.grid import InlineGrid
+
+Shopkeeper = Callable[[TrainAsk], RecordDict]
+
+
+# --- shopkeepers ---
+
+
+def update_of(ask: TrainAsk, seed: int) -> Adapter:
+    numbers = np.random.default_rng([seed, ask.round])
+    return {
+        name: torch.from_numpy(numbers.standard_normal(tuple(ask.adapter[name].shape)).astype(np.float32) * 0.01)
+        for name in trainable(ask.adapter, ask.method)
+    }
+
+
+def done(ask: TrainAsk, merchant: str, seed: int) -> TrainReply:
+    update = update_of(ask, seed)
+    return TrainReply(
+        "done",
+        merchant,
+        ask.round,
+        charge={"sigma": 1.5, "rate": 0.1, "steps": 4, "clip_norm": 1.0, "delta": 1e-6, "unit": "customer"},
+        policy_digest="ab" * 32,
+        base_digest=ask.base_digest,
+        ledger_seq=ask.round,
+        ledger_head="cd" * 32,
+        update_digest=digest(update),
+        update=update,
+    )
+
+
+def good(merchant: str, seed: int) -> Shopkeeper:
+    return lambda ask: done(ask, merchant, seed).pack()
+
+
+def spoilt(merchant: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Shopkeeper:
+    """Return a shopkeeper whose first tensor is changed on its way out."""
+
+    def answer(ask: TrainAsk) -> RecordDict:
+        reply = done(ask, merchant, 1)
+        name = next(iter(reply.update))
+        return replace(reply, update=dict(reply.update) | {name: change(reply.update[name].clone())}).pack()
+
+    return answer
+
+
+def rewritten(merchant: str, **values: Any) -> Shopkeeper:
+    """Return a shopkeeper that says other things in the reply's settings."""
+
+    def answer(ask: TrainAsk) -> RecordDict:
+        content = done(ask, merchant, 1).pack()
+        content.config_records[REPLY].update(values)
+        return content
+
+    return answer
+
+
+def refusing(merchant: str) -> Shopkeeper:
+    return lambda ask: TrainReply("refused", merchant, ask.round, reason="the cap is reached").pack()
+
+
+def failing(merchant: str) -> Shopkeeper:
+    return lambda ask: TrainReply("failed", merchant, ask.round).pack()
+
+
+def raising(ask: TrainAsk) -> RecordDict:
+    raise ValueError("customer c01 of 12 Tea Street broke the parser")
+
+
+def empty(ask: TrainAsk) -> RecordDict:
+    return RecordDict()
+
+
+def sets_nan(tensor: torch.Tensor) -> torch.Tensor:
+    tensor[0, 0] = torch.nan
+    return tensor
+
+
+# --- grids ---
+
+
+class Shuffled(InlineGrid):
+    """A grid whose replies arrive in any order."""
+
+    seed = 0
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = super().send_and_receive(messages, timeout=timeout)
+        random.Random(self.seed).shuffle(replies)
+        return replies
+
+
+class Deaf(InlineGrid):
+    """A grid that loses every reply of node 2."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return [one for one in super().send_and_receive(messages) if one.metadata.src_node_id != 2]
+
+
+class Twice(InlineGrid):
+    """A grid that delivers every reply twice, and one that answers a message nobody sent."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        asked = list(messages)
+        replies = super().send_and_receive(asked)
+        stray = Message(replies[0].content, reply_to=asked[0]) if replies else None
+        if stray is not None:
+            stray.metadata.__dict__["_reply_to_message_id"] = "nobody-sent-this"
+        return [*replies, *replies, *([stray] if stray else [])]
+
+
+# --- a federation of them ---
+
+
+def open_shops(*keepers: Shopkeeper, grid: type[InlineGrid] = InlineGrid) -> InlineGrid:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        ask, _ = unpack_ask(message.content)
+        return Message(keepers[int(context.node_config["partition-id"])](ask), reply_to=message)
+
+    return grid(app, len(keepers))
+
+
+def settings(
+    base: str, *, method: Method = "ffa", optimizer: ServerOptimizer = "sgd", rounds: int = 1, **training: Any
+) -> FederationSettings:
+    return FederationSettings(
+        model=ModelSettings(base=base),
+        lora=LoraSettings(rank=4, alpha=8.0),
+        training=TrainingSettings(method=method, server_optimizer=optimizer, rounds=rounds, **training),
+    )
+
+
+def lead(grid: Grid, base: str, folder: Path, **training: Any) -> SavedRound:
+    return serve(grid, settings(base, **training), folder, "run-1")
+
+
+def verdicts(folder: Path, number: int = 1) -> dict[str, tuple[str, float]]:
+    return {one["merchant"]: (one["status"], one["weight"]) for one in read_record(folder, number)["merchants"]}
+
+
+def reasons(folder: Path, number: int = 1) -> dict[str, str]:
+    return {one["merchant"]: one["reason"] for one in read_record(folder, number)["merchants"]}
+
+
+# --- what is averaged ---
+
+
+def test_the_mean_of_all_updates_becomes_the_next_adapter(tiny_base: str, tmp_path: Path) -> None:
+    asks: list[TrainAsk] = []
+
+    def listening(ask: TrainAsk) -> RecordDict:
+        asks.append(ask)
+        return done(ask, "b", 2).pack()
+
+    last = lead(open_shops(good("a", 1), listening), tiny_base, tmp_path, rounds=2)
+    assert [ask.round for ask in asks] == [1, 2]
+    shared = load_round(tmp_path, 0).adapter
+    for number, ask in enumerate(asks, 1):
+        assert to_bytes(ask.adapter) == to_bytes(shared)
+        first, second = update_of(ask, 1), update_of(ask, 2)
+        for name in first:
+            shared[name] = shared[name] + ((first[name].double() + second[name].double()) / 2).float()
+        assert to_bytes(load_round(tmp_path, number).adapter) == to_bytes(shared)
+    assert last.number == 2
+    assert to_bytes(last.adapter) == to_bytes(shared)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "ffa", "fedsvd"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_every_rule_and_optimizer_leads_two_rounds(
+    tiny_base: str, tmp_path: Path, method: Method, optimizer: ServerOptimizer
+) -> None:
+    grid = open_shops(good("a", 1), good("b", 2))
+    last = lead(grid, tiny_base, tmp_path, method=method, optimizer=optimizer, rounds=2)
+    record = read_record(tmp_path, 2)
+    assert record["method"] == method
+    assert record["adapter_digest"] == digest(last.adapter) != read_record(tmp_path, 1)["adapter_digest"]
+    assert (last.state == {}) == (optimizer == "sgd")
+
+
+def test_a_rounds_record_says_who_took_part_and_what_was_charged(tiny_base: str, tmp_path: Path) -> None:
+    lead(open_shops(good("b", 2), good("a", 1)), tiny_base, tmp_path)
+    record = read_record(tmp_path, 1)
+    assert (record["round"], record["run"], record["exact"]) == (1, "run-1", True)
+    assert [one["merchant"] for one in record["merchants"]] == ["a", "b"]
+    for one in record["merchants"]:
+        assert one["charge"] == {
+            "sigma": 1.5, "rate": 0.1, "steps": 4, "clip_norm": 1.0, "delta": 1e-6, "unit": "customer"
+        }  # fmt: skip
+        assert (one["policy_digest"], one["ledger_seq"], one["ledger_head"]) == ("ab" * 32, 1, "cd" * 32)
+    assert record["bytes_down"] > record["bytes_up"] > 2 * 2 * 96 * 4 * 4  # two merchants, two layers, B in fp32
+
+
+# --- what is not ---
+
+ODD: dict[str, tuple[Shopkeeper, str, str, str]] = {
+    "nan": (spoilt("z", sets_nan), "node 3", "set aside", "not finite"),
+    "shape": (spoilt("z", lambda tensor: tensor[:-1]), "node 3", "set aside", "expected float32"),
+    "float64": (spoilt("z", lambda tensor: tensor.double()), "node 3", "set aside", "expected float32"),
+    "empty": (empty, "node 3", "set aside", "status = None"),
+    "round": (rewritten("z", round=9), "z", "set aside", "answers round 9"),
+    "base": (rewritten("z", base_digest="ff" * 32), "z", "set aside", "on base ffffffffffff"),
+    "no base": (rewritten("z", base_digest=[1]), "node 3", "set aside", "base_digest = [1]"),
+    "bytes": (rewritten("z", reason=b"\xff"), "node 3", "set aside", "reason = b'\\xff'"),
+    "charge": (rewritten("z", **{"charge.sigma": float("nan")}), "node 3", "set aside", "charge.sigma = nan"),
+    "duplicate": (good("b", 5), "b", "set aside", "a second reply"),
+    "refused": (refusing("z"), "z", "refused", "the cap is reached"),
+    "failed": (failing("z"), "z", "failed", ""),
+    "raising": (raising, "node 3", "failed", "ValueError in the ClientApp"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_one_odd_merchant_is_set_aside_and_the_others_are_averaged(tiny_base: str, tmp_path: Path, name: str) -> None:
+    keeper, who, status, reason = ODD[name]
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    last = lead(open_shops(good("a", 1), good("b", 2), keeper), tiny_base, with_it)
+    alone = lead(open_shops(good("a", 1), good("b", 2)), tiny_base, without)
+    assert to_bytes(last.adapter) == to_bytes(alone.adapter)
+    found = read_record(with_it, 1)["merchants"]
+    assert len(found) == 3
+    assert [one["status"] for one in found].count("done") == 2
+    odd = next(one for one in found if one["status"] != "done")
+    assert (odd["merchant"], odd["status"], odd["weight"]) == (who, status, 0.0)
+    assert reason in odd["reason"]
+
+
+def test_what_goes_wrong_in_a_shop_is_not_told_to_the_coordinator(tiny_base: str, tmp_path: Path) -> None:
+    lead(open_shops(good("a", 1), raising), tiny_base, tmp_path)
+    text = (tmp_path / "rounds" / "0001" / "round.json").read_text("utf-8")
+    assert "customer c01" not in text
+    assert "Tea Street" not in text
+
+
+def test_a_node_that_never_answers_is_late(tiny_base: str, tmp_path: Path) -> None:
+    lead(open_shops(good("a", 1), good("b", 2), good("c", 3), grid=Deaf), tiny_base, tmp_path)
+    assert verdicts(tmp_path) == {"a": ("done", 1.0), "c": ("done", 1.0), "node 2": ("late", 0.0)}
+    assert reasons(tmp_path)["node 2"] == "no reply before the deadline"
+
+
+def test_replies_that_come_twice_or_to_nothing_asked_count_once(tiny_base: str, tmp_path: Path) -> None:
+    keepers = good("a", 1), good("b", 2)
+    twice = lead(open_shops(*keepers, grid=Twice), tiny_base, tmp_path / "twice")
+    once = lead(open_shops(*keepers), tiny_base, tmp_path / "once")
+    assert to_bytes(twice.adapter) == to_bytes(once.adapter)
+    assert verdicts(tmp_path / "twice") == {"a": ("done", 1.0), "b": ("done", 1.0)}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedsvd"])
+def test_the_order_in_which_replies_arrive_changes_no_bit(tiny_base: str, tmp_path: Path, method: Method) -> None:
+    keepers = [good("b", 2), good("a", 1), good("c", 3), good("a", 4), refusing("d"), raising, good("e", 5)]
+    results = set()
+    for seed in range(4):
+        grid = open_shops(*keepers, grid=Shuffled)
+        grid.__dict__["seed"] = seed
+        lead(grid, tiny_base, tmp_path / str(seed), method=method, rounds=2)
+        records = [read_record(tmp_path / str(seed), number) for number in (1, 2)]
+        results.add(repr([(record["merchants"], record["adapter_digest"]) for record in records]))
+    assert len(results) == 1
+
+
+# --- the quorum ---
+
+
+@pytest.mark.parametrize(("quorum", "moves"), [(0.5, True), (0.51, False)])
+def test_below_the_quorum_the_adapter_and_the_state_stay(
+    tiny_base: str, tmp_path: Path, quorum: float, moves: bool
+) -> None:
+    grid = open_shops(good("a", 1), good("b", 2), failing("c"), raising)
+    last = lead(grid, tiny_base, tmp_path, quorum=quorum, optimizer="adam")
+    assert last.number == 1
+    assert (to_bytes(last.adapter) != to_bytes(load_round(tmp_path, 0).adapter)) == moves
+    assert bool(last.state) == moves
+    assert verdicts(tmp_path)["a"] == ("done", 1.0)
+
+
+def test_a_round_in_which_nobody_answers_well_is_still_a_round(tiny_base: str, tmp_path: Path) -> None:
+    last = lead(open_shops(failing("a"), raising), tiny_base, tmp_path, quorum=0.0001, rounds=2)
+    assert last.number == 2
+    assert to_bytes(last.adapter) == to_bytes(load_round(tmp_path, 0).adapter)
+
+
+# --- who is asked ---
+
+
+def test_every_merchant_gets_the_same_ask_and_no_privacy_parameter(tiny_base: str, tmp_path: Path) -> None:
+    heard: list[tuple[TrainAsk, frozenset[str], RecordDict]] = []
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        ask, extra = unpack_ask(message.content)
+        heard.append((ask, extra, message.content))
+        return Message(done(ask, f"m{len(heard)}", len(heard)).pack(), reply_to=message)
+
+    lead(InlineGrid(app, 3), tiny_base, tmp_path, local_rate=0.25, seed=11)
+    assert len(heard) == 3
+    assert {extra for _, extra, _ in heard} == {frozenset()}
+    configs = [ConfigRecord(dict(content.config_records["ask"])) for _, _, content in heard]
+    assert configs[0] == configs[1] == configs[2]
+    ask = heard[0][0]
+    assert (ask.run, ask.round, ask.method, ask.local_rate, ask.seed) == ("run-1", 1, "ffa", 0.25, 11)
+
+
+def test_too_few_merchants_is_unreachable_and_says_how_to_go_on(tiny_base: str, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=r"2 of 3 merchants online after 0\.01 s.*--resume"):
+        lead(open_shops(good("a", 1), good("b", 2)), tiny_base, tmp_path, merchants=3, wait=0.01)
