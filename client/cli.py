@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from client.officer import ledger, plan, policy
 from common.cli import announce, as_json
 from common.errors import NotBuiltYet, UserError
 
@@ -94,6 +95,10 @@ def campaign(folder: Path, output: Path, due_within: int, limit: int) -> None:
     found = list(lines(open_desk(folder), due_within, limit))
     write_campaign(found, output)
     announce(f"{len(found)} customers in {output}")
+
+
+for _command in (plan, policy, ledger):
+    merchant.add_command(_command)
 
 
 def open_desk(folder: Path) -> Any:

@@ -19,6 +19,9 @@ from common.errors import UserError
 from common.schema import TABLES
 
 FILE = "merchant.toml"
+POLICY, LEDGER = "policy.toml", "ledger.db"
+OFFICER_KEY, LEDGER_KEY = Path("keys/officer"), Path("keys/ledger")
+"""Private keys; the public half of each lies beside it with `.pub` added."""
 
 
 def _as_table(value: object) -> object:

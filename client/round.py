@@ -11,6 +11,7 @@ reply
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load as from_safetensors
 
-from client.config import MerchantSettings, load_merchant
+import client
+import common
+from client.config import LEDGER, LEDGER_KEY, OFFICER_KEY, POLICY, MerchantSettings, load_merchant
 from client.train.sampling import randomness_for
 from client.train.state import dataset
 from client.train.trainer import LocalSettings, train_round
@@ -26,17 +29,18 @@ from common.config import LoraSettings
 from common.errors import Refused, UserError
 from common.files import sha256
 from common.lora import Adapter, Bench, bench, check_manifest, digest, lift, manifest, to_bytes
-from common.privacy.keys import load_key, load_public_key
+from common.model import check_length
+from common.privacy.keys import load_key, load_public_key, public_path
 from common.privacy.ledger import Ledger
 from common.privacy.plan import RoundPlan, plan_round
-from common.privacy.policy import Policy, SignedPolicy, check_ask, load_policy
+from common.privacy.policy import PRIVATE_KEYS, Policy, SignedPolicy, check_ask, load_policy
 from common.wire import TrainAsk, TrainReply, unpack_ask
 
 log = logging.getLogger("fugou.client")
 
-POLICY, LEDGER = "policy.toml", "ledger.db"
-OFFICER_KEY, LEDGER_KEY = Path("keys/officer.pub"), Path("keys/ledger")
 NORM_LIMIT = 1e4
+PRIVATE_KEYS_OF_AN_ASK = frozenset(PRIVATE_KEYS) - {"app_digest"}
+"""What a message may name only as the policy has it; `check_ask` compares them, everything else beside an ask is refused."""
 METHODS = ("fedavg", "ffa", "fedsvd")
 
 
@@ -59,7 +63,7 @@ def take_part(content: object, folder: Path) -> TrainReply:
 
 def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> TrainReply:
     folder = settings.folder
-    policy = load_policy(folder / POLICY, public_key=load_public_key(folder / OFFICER_KEY))
+    policy = load_policy(folder / POLICY, public_key=load_public_key(public_path(folder / OFFICER_KEY)))
     with open_ledger(folder, policy) as ledger:
         try:
             work = examine(ask, extra, policy.policy, settings)
@@ -107,11 +111,15 @@ def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
 
 def examine(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings) -> Bench:
     """Return the merchant's base, ready for the ask; raise `Refused` when the ask wants what the policy does not allow."""
+    unknown = extra - PRIVATE_KEYS_OF_AN_ASK
+    if unknown:
+        raise Refused(f"the message carries {', '.join(sorted(unknown))} besides the ask; nothing more is taken")
     check_ask(policy, words_of(ask, extra))
     if ask.method not in METHODS:
         raise Refused(f"method = {ask.method!r} is none of {', '.join(METHODS)}")
     lora = LoraSettings(targets=policy.lora.targets, rank=policy.lora.rank, alpha=policy.lora.alpha)
     work = bench(settings.model.base, lora)
+    check_length(work.base, policy.max_tokens)
     if ask.base_digest != work.base.digest:
         raise Refused(f"base_digest = {ask.base_digest[:16]}…; this merchant holds {work.base.digest[:16]}…")
     try:
@@ -134,7 +142,21 @@ def words_of(ask: TrainAsk, extra: frozenset[str]) -> dict[str, object]:
         "learning_rate": ask.local_rate,
         "adapter_digest": digest(ask.adapter),
         "base_digest": ask.base_digest,
+        "app_digest": app_digest(),
     }
+
+
+@functools.cache
+def app_digest() -> str:
+    """Return the hex SHA-256 of the code that answers: every source file of `client` and `common`, by name and bytes.
+
+    It is taken from what this process has imported, whatever a message claims; `apps` in the policy lists what may run.
+    """
+    rooms = [Path(str(room.__file__)).parent for room in (client, common)]
+    files = sorted(
+        (room.name, path.relative_to(room).as_posix(), path) for room in rooms for path in room.rglob("*.py")
+    )
+    return sha256(b"".join(f"{room}/{name}\0".encode() + path.read_bytes() + b"\0" for room, name, path in files))
 
 
 def _updated(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench) -> Adapter:

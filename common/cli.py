@@ -7,7 +7,7 @@ import locale
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -15,6 +15,8 @@ from common.errors import FugouError, UserError
 
 GROUP = "fugou.commands"
 INTERRUPTED = 130
+
+Lang = Literal["zh", "en"]
 
 
 class Rooms(click.Group):
@@ -77,11 +79,11 @@ def fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def language() -> str:
+def language() -> Lang:
     """Return `zh` or `en`: what `--lang` or the locale says."""
     chosen = os.environ.get("FUGOU_LANG")
     if chosen in ("zh", "en"):
-        return chosen
+        return "zh" if chosen == "zh" else "en"
     return "zh" if (locale.getlocale()[0] or "").lower().startswith(("zh", "chinese")) else "en"
 
 

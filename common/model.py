@@ -46,7 +46,17 @@ def load_base(name: str = DEFAULT) -> Base:
     there or is damaged.
     """
     folder = find_folder(name)
-    return Base(name, digest_of(folder), _load_model(folder), _load_tokenizer(folder))
+    model, tokenizer = _load_model(folder), _load_tokenizer(folder)
+    if len(tokenizer) > model.config.vocab_size:
+        raise damaged(folder, f"the tokenizer knows {len(tokenizer)} ids, the model {model.config.vocab_size}")
+    return Base(name, digest_of(folder), model, tokenizer)
+
+
+def check_length(base: Base, max_tokens: int) -> None:
+    """Raise `UserError` when rows of `max_tokens` are longer than the base can read."""
+    limit = base.model.config.n_positions
+    if max_tokens > limit:
+        raise UserError(f"max_tokens = {max_tokens} is more than the {limit} positions of base {base.name!r}; lower it")
 
 
 def find_folder(name: str) -> Path:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from common.config import LoraSettings
-from common.errors import UserError
+from common.errors import UserError, VerificationFailed
 from common.files import cannot_write, sync_folder, write_atomic
-from common.lora import Adapter, load, save, to_bytes
+from common.lora import Adapter, digest, load, save, to_bytes
 from server.optimizers import State
 
 ROUNDS, STATE = "rounds", "optimizer.safetensors"
@@ -71,7 +71,13 @@ def load_round(run: Path, number: int) -> SavedRound:
         state = load_file(folder / STATE) if (folder / STATE).exists() else {}
     except (OSError, SafetensorError) as error:
         raise UserError(f"round folder {folder} cannot be read: {error}; remove it to go back one round") from None
-    return SavedRound(number, load(folder / "adapter"), state)
+    adapter = load(folder / "adapter")
+    told = read_record(run, number).get("adapter_digest")
+    if told is not None and told != digest(adapter):
+        raise VerificationFailed(
+            f"the adapter in {folder} is not the one its round.json tells of; restore or remove it"
+        )
+    return SavedRound(number, adapter, state)
 
 
 def read_record(run: Path, number: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -24,6 +25,8 @@ from server.rounds import SavedRound, save_round
 log = logging.getLogger("fugou.server")
 
 POLL = 0.5
+NORM_LIMIT = 1e4
+"""No honest update comes near; above it sums and factorisations stop being numbers."""
 STATUSES = ("done", "refused", "failed", "set aside", "late")
 
 
@@ -155,6 +158,9 @@ class AdapterStrategy(Strategy):
             return Verdict(reply.merchant, reply.status, reply.reason, reply=reply)
         if reply.round != number or reply.base_digest != self.settings.model.base_digest:
             return Verdict(reply.merchant, "set aside", f"answers round {reply.round} on base {reply.base_digest[:12]}")
+        norm = float(torch.linalg.vector_norm(torch.cat([tensor.flatten() for tensor in reply.update.values()])))
+        if norm > NORM_LIMIT:
+            return Verdict(reply.merchant, "set aside", f"update of norm {norm:.3g}, above {NORM_LIMIT:g}")
         return Verdict(reply.merchant, "done", weight=1.0, reply=reply)
 
     def _next(self, accepted: Sequence[Verdict]) -> tuple[Adapter, Adapter]:

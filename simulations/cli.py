@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from common.cli import announce, as_json
+from common.cli import announce, as_json, language
 from common.errors import NotBuiltYet, UserError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -140,7 +140,7 @@ def compare(runs: tuple[Path, ...], output: Path) -> None:
     from simulations.page import write_comparison
     from simulations.results import load_run
 
-    write_comparison([load_run(run) for run in runs], output, "zh")
+    write_comparison([load_run(run) for run in runs], output, language())
     announce(str(output))
 
 

@@ -14,6 +14,7 @@ import tomli_w
 from common.errors import UserError, VerificationFailed
 from common.files import write_atomic
 from common.lora import bench
+from common.model import check_length
 from simulations.scenario import Scenario, read_scenario
 
 SCENARIO = "scenario.toml"
@@ -42,7 +43,9 @@ def begin(folder: Path, scenario: Scenario | None) -> Run:
         raise UserError(
             f"{folder} is not empty; continue the run there with --resume, or choose another folder with -o"
         )
+    scenario.policy("merchant", "")
     base = bench(scenario.model.base, scenario.lora).base
+    check_length(base, scenario.privacy.max_tokens)
     scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": base.digest})})
     run = Run(folder, scenario, secrets.token_hex(8))
     tree = {

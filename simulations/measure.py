@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client.use.copywriter import write
 from client.use.evaluate import HeldOut, Nats, held_out, losses, rankings, summarise
 from common.errors import UserError
 from common.files import write_atomic
@@ -26,6 +27,7 @@ from simulations.folder import Run
 from simulations.merchants import until
 
 METRICS = "metrics.jsonl"
+SAMPLES = 4
 
 Report = Callable[[str], None]
 
@@ -118,6 +120,26 @@ def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
         "by_merchant": {merchant: _perplexity(list(by_task.values())) for merchant, by_task in found.items()},
         **({"recommend": {"customers": len(scored), **summarise(scored)}} if scored else {}),
     }
+
+
+def copy_samples(run: Run, held: Held, last: int) -> list[dict[str, str]]:
+    """Return one held-out campaign of each of the first shops: the base's words, the shared model's, the shop's own."""
+    shops = {merchant: shop.copy[0] for merchant, shop in held.shops.items() if shop.copy}
+    texts = {}
+    for name, number in (("before", 0), ("after", last)):
+        put(held.bench.model, load(round_folder(run.folder, number) / "adapter"))
+        for merchant in list(shops)[:SAMPLES]:
+            texts[name, merchant] = "\n".join(write(held.bench, shops[merchant].prompt, 1))
+    return [
+        {
+            "merchant": merchant,
+            "prompt": shops[merchant].prompt,
+            "before": texts["before", merchant],
+            "after": texts["after", merchant],
+            "reference": shops[merchant].target,
+        }
+        for merchant in list(shops)[:SAMPLES]
+    ]
 
 
 def _perplexity(nats: Sequence[Nats]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tomli_w
 
-from client.round import LEDGER_KEY, POLICY
+from client.config import LEDGER_KEY, OFFICER_KEY, POLICY
 from common.files import cannot_write, sync_folder, write_atomic
 from common.privacy.keys import create_key
 from common.privacy.policy import sign_policy, write_policy
@@ -77,5 +77,5 @@ def open_shop(scenario: Scenario, shop: Shop, folder: Path) -> None:
     }
     write_atomic(folder / "merchant.toml", tomli_w.dumps(settings))
     write_policy(scenario.policy(shop.id, scenario.model.base_digest), folder / POLICY)
-    sign_policy(folder / POLICY, create_key(folder / "keys" / "officer"))
+    sign_policy(folder / POLICY, create_key(folder / OFFICER_KEY))
     create_key(folder / LEDGER_KEY)

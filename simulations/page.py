@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -25,6 +24,7 @@ from markupsafe import Markup
 from common.config import flatten
 from common.errors import UserError
 from common.files import write_atomic
+from common.privacy.accountant import up
 from simulations.charts import (
     Bar,
     BarRow,
@@ -195,7 +195,7 @@ def _privacy_data(one: MerchantSummary) -> dict[str, Any]:
     return {
         "merchant": one.merchant,
         "private": one.private,
-        "epsilon": float(epsilon_text(one.epsilon)) if one.epsilon is not None else None,
+        "epsilon": float(up(one.epsilon)) if one.epsilon is not None else None,
         "delta": one.delta,
         "unit": one.unit,
         "period": one.period,
@@ -226,15 +226,6 @@ def _shown(value: object) -> object:
 
 
 # ---- numbers as words
-
-
-def epsilon_text(epsilon: float) -> str:
-    """Return a privacy loss rounded up to two decimals: a bound that is rounded down is none.
-
-    >>> epsilon_text(7.921), epsilon_text(7.93)
-    ('7.93', '7.93')
-    """
-    return str(Decimal(repr(epsilon)).quantize(Decimal("0.01"), ROUND_CEILING))
 
 
 def delta_text(delta: float) -> str:
@@ -349,7 +340,7 @@ def _bound_clause(run: RunResult, say: Say) -> str:
         return say("at_bounds")
     [(guarantee, members)] = groups.items()
     key = "at_bound" if private == len(run.merchants) else "at_bound_some"
-    places = {"epsilon": epsilon_text(max(map(spent, members))), **_terms(guarantee, say)}
+    places = {"epsilon": up(max(map(spent, members))), **_terms(guarantee, say)}
     return say(key, **places, private=private, open=len(run.merchants) - private)
 
 
@@ -424,7 +415,7 @@ def _privacy_tile(run: RunResult, say: Say) -> list[Tile]:
     [(guarantee, members)] = groups.items()
     worst, terms = max(members, key=spent), _terms(guarantee, say)
     note = say("tile_epsilon_note", **terms, limit=f"{worst.limit:g}")
-    return [Tile(say("tile_epsilon", delta=terms["delta"]), f"≤ {epsilon_text(spent(worst))}", note)]
+    return [Tile(say("tile_epsilon", delta=terms["delta"]), f"≤ {up(spent(worst))}", note)]
 
 
 # ---- perplexity
@@ -542,7 +533,7 @@ def _privacy_figure(place: int, guarantee: Guarantee, members: Sequence[Merchant
 
 
 def _loss_row(label: str, one: MerchantSummary, words: str) -> BarRow:
-    return BarRow(label, [Bar(spent(one), "solid", f"≤ {epsilon_text(spent(one))}")], one.limit, words)
+    return BarRow(label, [Bar(spent(one), "solid", f"≤ {up(spent(one))}")], one.limit, words)
 
 
 def _loss_chart(key: str, title: str, rows: Sequence[BarRow], terms: Mapping[str, str], say: Say) -> Markup:
@@ -567,7 +558,7 @@ def _loss_table(members: Sequence[MerchantSummary], terms: Mapping[str, str], sa
     rows = [
         [
             one.label,
-            epsilon_text(spent(one)),
+            up(spent(one)),
             f"{one.limit:g}",
             _optional(one.rounds_left, str),
             _charges_words(one.charges, say),
@@ -812,7 +803,7 @@ def _run_cells(run: RunResult, say: Say) -> list[str]:
 def _bounds(run: RunResult, say: Say) -> str:
     """Return the largest loss under each set of terms that the run's merchants signed, and that some added no noise."""
     bounds = [
-        say("bound", epsilon=epsilon_text(max(map(spent, members))), **_terms(guarantee, say))
+        say("bound", epsilon=up(max(map(spent, members))), **_terms(guarantee, say))
         for guarantee, members in by_guarantee(run.merchants).items()
     ]
     free = [say("no_noise")] if any(not one.private for one in run.merchants) else []
@@ -918,7 +909,7 @@ def _losses_figure(
         Column(say("epsilon_head", **terms), "num"),
         Column(say("limit_head"), "num"),
     ]
-    cells = [[mark, one.label, epsilon_text(spent(one)), f"{one.limit:g}"] for mark, one, _ in worst]
+    cells = [[mark, one.label, up(spent(one)), f"{one.limit:g}"] for mark, one, _ in worst]
     chart = _loss_chart(f"privacy-{place}", title, rows, terms, say)
     return Figure(title, [say("privacy_note")], chart, Table(title, columns, cells))
 

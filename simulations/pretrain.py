@@ -738,8 +738,8 @@ Temperature 0.8 among the 40 likeliest tokens, 80 tokens at most, one draw each.
 
 ## Limits
 
-A small model that writes the form of trade and service language; it knows few facts, and what it writes about a product
-need not be true. It is a base for adapters, not an assistant. It has not been tuned for safety.
+A base for adapters, not an assistant: it knows few facts, what it writes need not be true, and nothing was done to make
+it safe. How far it follows a prompt is to be judged by the samples and figures above.
 """
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from client.round import POLICY, open_ledger
+from client.config import POLICY
+from client.round import open_ledger
 from common.errors import UserError
 from common.files import write_atomic
 from common.lora import save
@@ -23,7 +24,7 @@ from common.privacy.policy import load_policy
 from server.rounds import latest_round
 from simulations.engines import check_engine, lead, set_threads
 from simulations.folder import Run, begin, resumed
-from simulations.measure import hold_out, measure, read_metrics
+from simulations.measure import Held, copy_samples, hold_out, measure, read_metrics
 from simulations.merchants import make_world, prepare
 from simulations.page import report_data, write_report
 from simulations.results import load_run
@@ -48,17 +49,19 @@ def simulate(scenario: Scenario | None, folder: Path, *, resume: bool, report: R
     held = hold_out(run, shops)
     del shops
     lead(run, functools.partial(measure, run, held, report=report))
-    finish(run, report)
+    finish(run, held, report)
     return run
 
 
-def finish(run: Run, report: Report) -> None:
-    """Write the shared model, each merchant's summary and the report."""
+def finish(run: Run, held: Held, report: Report) -> None:
+    """Write the shared model, each merchant's summary, samples of copy and the report."""
     last = latest_round(run.folder)
     if last is None:
         raise UserError(f"{run.folder} has no round; start it without --resume")
     save(last.adapter, run.folder / "model", run.scenario.lora, run.scenario.model.base)
     write_atomic(run.folder / "model" / "README.md", model_card(run, last.number))
+    samples = copy_samples(run, held, last.number)
+    write_atomic(run.folder / "samples.json", json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
     for folder in run.merchants:
         write_atomic(folder / SUMMARY, json.dumps(summary(run, folder), ensure_ascii=False, indent=1) + "\n")
     result = load_run(run.folder)

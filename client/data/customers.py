@@ -28,9 +28,10 @@ from common.text import (
     sentiment_prompt,
 )
 
-RECENT_ITEMS = 6
+RECENT_ITEMS = 4
 BASKET_ITEMS = 5
 LONG_GAP = 120
+POSED_BASKETS = 32
 
 
 @dataclass(frozen=True)
@@ -110,49 +111,70 @@ def habit(history: Sequence[Basket], time: datetime) -> Habit:
     return Habit(rhythm(len(history), max((time - history[0].time).days, 1)), round(span / (len(history) - 1)))
 
 
-def recent(history: Sequence[Basket], time: datetime, limit: int = RECENT_ITEMS) -> list[Bought]:
-    """Return the `limit` items bought most often in `history`, later ones first among equals."""
-    times: dict[str, list[datetime]] = defaultdict(list)
-    names: dict[str, str] = {}
-    for basket in history:
+class Tally:
+    """What a customer bought so far: how often, when last, under which name; grows basket by basket."""
+
+    def __init__(self, history: Iterable[Basket] = ()) -> None:
+        self._items: dict[str, tuple[int, datetime, str]] = {}
+        for basket in history:
+            self.add(basket)
+
+    def add(self, basket: Basket) -> None:
+        """Count one more basket."""
         for item, name in basket.items.items():
-            times[item].append(basket.time)
-            names[item] = name
-    best = sorted(times, key=lambda item: (-len(times[item]), -times[item][-1].timestamp(), item))[:limit]
-    return [Bought(names[item], len(times[item]), (time - times[item][-1]).days) for item in best]
+            times = self._items[item][0] if item in self._items else 0
+            self._items[item] = (times + 1, basket.time, name)
+
+    def recent(self, time: datetime, limit: int = RECENT_ITEMS) -> list[Bought]:
+        """Return the `limit` items bought most often, later ones first among equals."""
+        ranked = sorted(self._items.items(), key=lambda one: (-one[1][0], -one[1][1].timestamp(), one[0]))
+        return [Bought(name, times, (time - last).days) for _, (times, last, name) in ranked[:limit]]
 
 
 def next_prompt(history: Sequence[Basket], time: datetime, lang: str) -> str:
     """Return the repurchase prompt for a customer with `history`, asked at `time`."""
-    return repurchase_prompt(habit(history, time), recent(history, time), lang)
+    return repurchase_prompt(habit(history, time), Tally(history).recent(time), lang)
 
 
-def pose(customer: Customer, products: Mapping[str, Product], lang: str) -> list[Posed]:
-    """Return every task in the customer's book, in order of time."""
-    posed = _baskets_posed(customer, lang)
+def pose(
+    customer: Customer,
+    products: Mapping[str, Product],
+    lang: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[Posed]:
+    """Return every task in the customer's book from `since` on and before `until`, in order of time.
+
+    Of the orders only the last `POSED_BASKETS` in that time are asked about, so that no customer is endless.
+    """
+    posed = _baskets_posed(customer, lang, since, until)
     if lang == "zh":
-        posed += _copy_posed(customer, products) + _reviews_posed(customer, products)
-        posed += [
+        others = _copy_posed(customer, products) + _reviews_posed(customer, products)
+        others += [
             Posed(row.time, Example("客服", reply_prompt(row.intent, row.status, row.question), clean(row.answer)))
             for row in customer.dialogs
         ]
+        posed += [one for one in others if _within(one.time, since, until)]
     return sorted(posed, key=lambda one: one.time)
 
 
-def _baskets_posed(customer: Customer, lang: str) -> list[Posed]:
+def _within(time: datetime, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or time >= since) and (until is None or time < until)
+
+
+def _baskets_posed(customer: Customer, lang: str, since: datetime | None, until: datetime | None) -> list[Posed]:
     task = "复购" if lang == "zh" else "repurchase"
-    return [
-        Posed(
-            basket.time,
-            Example(
-                task,
-                next_prompt(customer.baskets[:place], basket.time, lang),
-                joiner(lang).join(list(basket.items.values())[:BASKET_ITEMS]),
-            ),
-        )
-        for place, basket in enumerate(customer.baskets)
-        if place >= 2
+    places = [
+        place for place, basket in enumerate(customer.baskets) if place >= 2 and _within(basket.time, since, until)
     ]
+    chosen, tally, posed = frozenset(places[-POSED_BASKETS:]), Tally(), []
+    for place, basket in enumerate(customer.baskets):
+        if place in chosen:
+            prompt = repurchase_prompt(habit(customer.baskets[:place], basket.time), tally.recent(basket.time), lang)
+            target = joiner(lang).join(list(basket.items.values())[:BASKET_ITEMS])
+            posed.append(Posed(basket.time, Example(task, prompt, target)))
+        tally.add(basket)
+    return posed
 
 
 def _copy_posed(customer: Customer, products: Mapping[str, Product]) -> list[Posed]:

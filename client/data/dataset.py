@@ -50,7 +50,7 @@ def make_dataset(shop: Shop, base: Base, max_tokens: int, max_records: int, unti
     products = {product.item_id: product for product in shop.products}
     records = []
     for customer in gather(shop):
-        posed = [one.example for one in pose(customer, products, shop.lang) if until is None or one.time < until]
+        posed = [one.example for one in pose(customer, products, shop.lang, until=until)]
         records.append(encode_examples(base, posed, max_tokens))
     return Dataset(records, base.end, max_tokens, max_records)
 

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import torch
+from transformers import LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from common.lora import Bench
 from common.text import clean
 
 LONGEST = 72
+REPEAT = 5
+
+
+class OwnRepeats(NoRepeatNGramLogitsProcessor):
+    """Forbids a run of `REPEAT` tokens to come twice in the text itself; names from the prompt may be said."""
+
+    def __init__(self, prompt: int) -> None:
+        super().__init__(REPEAT)
+        self.prompt = prompt
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return `scores` with every token at minus infinity that would repeat a run."""
+        allowed: torch.FloatTensor = super().__call__(input_ids[:, self.prompt :], scores)
+        return allowed
 
 
 def write(bench: Bench, prompt: str, count: int = 3, longest: int = LONGEST) -> list[str]:
     """Return `count` texts that continue `prompt`, the likeliest first; the same prompt gives the same texts.
 
-    Beam search without repeated 6-grams; a text ends at the end token or after `longest` tokens.
+    Beam search in which no text repeats a run of `REPEAT` tokens of its own; a text ends at the end token or after
+    `longest` tokens.
     """
     base = bench.base
     context = [base.end, *base.tokenizer(prompt, add_special_tokens=False)["input_ids"]]
@@ -27,7 +43,7 @@ def write(bench: Bench, prompt: str, count: int = 3, longest: int = LONGEST) -> 
             do_sample=False,
             num_beams=max(4, count),
             num_return_sequences=count,
-            no_repeat_ngram_size=6,
+            logits_processor=LogitsProcessorList([OwnRepeats(len(context))]),
             pad_token_id=base.end,
             eos_token_id=base.end,
             use_cache=True,

@@ -29,6 +29,7 @@ from common.lora import Bench
 from common.metrics import mean, ndcg_at, recall_at
 from common.model import Base
 from common.schema import Shop
+from common.text import Example
 from common.tokens import Encoded, encode_examples, stack
 
 K = 10
@@ -51,6 +52,7 @@ class HeldOut:
 
     tasks: Mapping[str, Sequence[Encoded]]
     asked: Sequence[Asked]
+    copy: Sequence[Example]
     shop: Catalogue
     lang: str
 
@@ -64,15 +66,14 @@ def held_out(shop: Shop, base: Base, until: datetime, max_tokens: int, per_task:
     customers = gather(shop)
     tasks = defaultdict(list)
     for customer in customers:
-        for one in pose(customer, products, shop.lang):
-            if one.time >= until:
-                tasks[one.example.task].append(one.example)
+        for one in pose(customer, products, shop.lang, since=until):
+            tasks[one.example.task].append(one.example)
     encoded = {
         task: encode_examples(base, every_nth(found, per_task), max_tokens) for task, found in sorted(tasks.items())
     }
     seen = catalogue(customers, {item: product.name for item, product in products.items()}, until)
     asked = [question for customer in customers if (question := _question(customer, until)) is not None]
-    return HeldOut(encoded, every_nth(asked, questions), seen, shop.lang)
+    return HeldOut(encoded, every_nth(asked, questions), tasks["文案"], seen, shop.lang)
 
 
 def every_nth(found: Sequence, limit: int) -> list:  # type: ignore[type-arg]

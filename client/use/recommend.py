@@ -21,6 +21,8 @@ POPULAR_DAYS = 90
 CANDIDATES = 40
 PRIOR_ORDERS = 1.0
 MODEL_WEIGHT = 0.5
+LONGEST_NAME = 48
+"""Tokens of a name that are scored."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def catalogue(customers: Sequence[Customer], names: Mapping[str, str], time: dat
                 baskets += 1
                 held.update(basket.items.keys())
     share = {item: (held[item] + 0.1) / (baskets + 1) for item in names}
-    return Catalogue({item: clean(name) for item, name in names.items()}, share)
+    return Catalogue({item: clean(name) or item for item, name in names.items()}, share)
 
 
 def bought(history: Sequence[Basket]) -> Counter[str]:
@@ -88,7 +90,7 @@ def model_scores(bench: Bench, prompt: str, names: Sequence[str]) -> list[float]
     """
     tokenizer, end = bench.base.tokenizer, bench.base.end
     context = [end, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-    answers = tokenizer(list(names), add_special_tokens=False)["input_ids"]
+    answers = [ids[:LONGEST_NAME] for ids in tokenizer(list(names), add_special_tokens=False)["input_ids"]]
     limit = bench.base.model.config.n_positions - max(map(len, answers))
     with torch.inference_mode():
         return _continue(bench, context[-limit:], answers, end)

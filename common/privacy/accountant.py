@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -173,6 +174,15 @@ def largest(fits: Callable[[int], bool], limit: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def up(epsilon: float) -> str:
+    """Return epsilon as it may be shown, rounded up to two decimals; `∞` where nothing bounds it.
+
+    >>> up(3.2101), up(3.21), up(0.0), up(math.inf)
+    ('3.22', '3.21', '0.00', '∞')
+    """
+    return "∞" if math.isinf(epsilon) else str(Decimal(repr(float(epsilon))).quantize(Decimal("0.01"), ROUND_CEILING))
 
 
 # --- privacy loss distributions ---

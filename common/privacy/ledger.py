@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from common.errors import BudgetSpent, Refused, UserError, VerificationFailed
 from common.files import cannot_write, canonical_json, sha256, sync_folder, write_atomic
-from common.privacy import chain, plan
+from common.privacy import accountant, chain, plan
 from common.privacy.chain import Book, Broken, Entry, Row, Span, Verdict
 from common.privacy.keys import fingerprint, public_from_hex, public_hex
 from common.privacy.plan import Charge, RoundPlan
@@ -685,7 +685,7 @@ class Ledger:
         spent = plan.spent_epsilon(policy, book.spent)
         return BudgetSpent(
             f"{what}: {len(book.spent)} spent and {len(book.held)} reserved in period {policy.period}, epsilon "
-            f"{spent:.3f} at delta {policy.delta:g} for one {policy.unit} of {policy.merchant}; "
+            f"{accountant.up(spent)} at delta {policy.delta:g} for one {policy.unit} of {policy.merchant}; "
             f"train again under a newly signed policy for a new period and its new data"
         )
 
@@ -866,7 +866,7 @@ def verify(
     missing one is an anomaly. Whatever goes wrong while reading means broken.
     """
     try:
-        rows = list(_rows_of(source))
+        rows = list(rows_of(source))
         beside = _read_anchor(source.with_suffix(".anchor")) if source.suffix != ".jsonl" else None
     except Exception as error:
         return Verdict(False, 0, f"cannot be read: {type(error).__name__}: {error}", (), (-1, chain.START))
@@ -881,14 +881,15 @@ def read(path: Path) -> Book:
     """
     book = Book()
     try:
-        for row in _rows_of(_file(path)):
+        for row in rows_of(_file(path)):
             book.add(chain.read_entry(*row))
     except (Broken, sqlite3.Error, ValueError, KeyError, TypeError) as error:
         raise VerificationFailed(f"{path}: entry {book.seq + 1}: {error}; restore it from a backup") from error
     return book
 
 
-def _rows_of(source: Path) -> Iterator[Row]:
+def rows_of(source: Path) -> Iterator[Row]:
+    """Yield the rows of a ledger's database, or of its JSONL export, in order."""
     if source.suffix == ".jsonl":
         for line in source.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)

@@ -209,8 +209,16 @@ def calibrate(epsilon: float, delta: float, rate: float, steps: int, rounds: int
         sigma = thousandths / SIGMA_GRID
         return not accountant.within((Setting(sigma, rate, steps * rounds),), delta, epsilon)
 
+    def too_little_by_renyi(thousandths: int) -> bool:
+        charge = Setting(thousandths / SIGMA_GRID, rate, steps * rounds)
+        return thousandths == 0 or accountant.epsilon_rdp((charge,), delta) > epsilon
+
     most = 1000 * SIGMA_GRID
-    found = accountant.largest(too_little, most) + 1
+    # The Renyi bound is cheap and asks for a little too much: the search under the exact one begins just below it.
+    low = accountant.largest(too_little_by_renyi, most) * 3 // 4
+    while low and not too_little(low):
+        low //= 2
+    found = low + accountant.largest(lambda more: more == 0 or too_little(low + more), most - low) + 1
     if found > most:
         raise UserError(
             f"epsilon = {epsilon} cannot be met in {rounds} rounds of {steps} steps; take fewer, or rate < {rate}"

@@ -10,6 +10,7 @@ from client.data.customers import (
     RECENT_ITEMS,
     Basket,
     Customer,
+    Tally,
     baskets,
     gather,
     habit,
@@ -17,7 +18,6 @@ from client.data.customers import (
     next_prompt,
     offer_prompt,
     pose,
-    recent,
 )
 from common.schema import Campaign, Dialog, Order, Product, Review, Shop
 from common.text import Bought, Example, Habit
@@ -114,9 +114,9 @@ def test_a_habit_is_how_often_and_how_far_apart(days: list[int], asked: int, exp
 
 def test_recent_items_are_those_bought_most_often_and_later_ones_first_among_equals() -> None:
     who = gather(SHOP)[0]
-    assert recent(who.baskets, on(20)) == [Bought("茉莉花茶", 3, 6), Bought("绿豆糕", 1, 13)]
+    assert Tally(who.baskets).recent(on(20)) == [Bought("茉莉花茶", 3, 6), Bought("绿豆糕", 1, 13)]
     many = [Basket(on(day), {f"i{day}": f"第{day}样"}) for day in range(RECENT_ITEMS + 3)]
-    assert [one.name for one in recent(many, on(20))] == [f"第{day}样" for day in range(8, 2, -1)]
+    assert [one.name for one in Tally(many).recent(on(20))] == [f"第{day}样" for day in range(RECENT_ITEMS + 2, 2, -1)]
 
 
 # --- tasks ---
@@ -148,10 +148,10 @@ def test_an_english_shop_poses_repurchase_only() -> None:
     assert one.prompt.startswith("[repurchase] customer: regular, every 1 week | recent: ")
 
 
-def test_a_target_names_at_most_five_items() -> None:
+def test_a_target_names_the_first_items_of_a_basket_only() -> None:
     rows = [order("c", day, f"i{item}", name=f"物{item}") for day in (0, 5, 9) for item in range(BASKET_ITEMS + 4)]
     (one,) = posed_by("c", Shop("s", "s", "zh", rows, []))
-    assert one.target == "物0、物1、物2、物3、物4"
+    assert one.target == "、".join(f"物{item}" for item in range(BASKET_ITEMS))
 
 
 def test_a_campaign_or_review_for_an_item_that_is_not_in_the_catalogue_poses_nothing_about_it() -> None:

@@ -31,7 +31,7 @@ def adapter(seed: int, rank: int = 4, inputs: int = 24, outputs: int = 72) -> Ad
 
 def product(one: Adapter, layer: str) -> Matrix:
     """Return B A of one layer in float64."""
-    return one[layer + B_END].double().numpy() @ one[layer + A_END].double().numpy()
+    return np.asarray(one[layer + B_END].double().numpy() @ one[layer + A_END].double().numpy())
 
 
 def assert_same_product(new: Adapter, old: Adapter, relative: float) -> None:

@@ -20,7 +20,8 @@ import pytest
 import tomli_w
 
 from common.errors import UserError
-from simulations.page import epsilon_text, report_data, write_comparison, write_report
+from common.privacy.accountant import up
+from simulations.page import report_data, write_comparison, write_report
 from simulations.phrases import PHRASES, Lang
 from simulations.results import RunResult, load_run, perplexity_fall, time_parts
 
@@ -240,7 +241,7 @@ def test_the_outcome_says_what_fell_by_how_much_and_at_which_bound(folder: Path)
 
 
 def test_epsilon_is_rounded_up_and_never_down() -> None:
-    assert [epsilon_text(value) for value in (7.9201, 7.93, 1.1, 8.0, 1e-9)] == ["7.93", "7.93", "1.10", "8.00", "0.01"]
+    assert [up(value) for value in (7.9201, 7.93, 1.1, 8.0, 1e-9)] == ["7.93", "7.93", "1.10", "8.00", "0.01"]
 
 
 def test_burned_and_refused_charges_are_said_in_words(folder: Path) -> None:

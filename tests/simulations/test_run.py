@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from client.round import LEDGER, LEDGER_KEY, POLICY, open_ledger
+from client.config import LEDGER, LEDGER_KEY, POLICY
+from client.round import open_ledger
 from common.cli import main
 from common.lora import load
 from common.privacy.keys import load_public_key
@@ -137,7 +138,7 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path, tiny_base: str
     from transformers import GPT2LMHeadModel
 
     assert {path.name for path in finished.iterdir()} == {
-        "scenario.toml", "metrics.jsonl", "rounds", "model", "merchants", "report.json", "report.html"
+        "scenario.toml", "metrics.jsonl", "rounds", "model", "merchants", "report.json", "report.html", "samples.json"
     }  # fmt: skip
     model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tiny_base), finished / "model")
     assert any(float(p.abs().max()) > 0 for name, p in model.named_parameters() if "lora_B" in name)
