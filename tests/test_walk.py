@@ -13,7 +13,7 @@ from client.data.customers import gather, pose
 from client.data.dataset import make_dataset
 from client.data.sources import read_shop
 from client.train.sampling import SecureRandom, poisson
-from client.train.trainer import LocalSettings, per_customer_gradients, private, private_step
+from client.train.trainer import per_customer_gradients, private, private_step
 from client.use.campaign import write_campaign
 from client.use.desk import campaign, open_desk
 from common.config import LoraSettings
@@ -86,7 +86,9 @@ def test_a_row_walks_from_csv_to_campaign(tmp_path: Path, tiny_base: str) -> Non
         assert drawn.tolist() == [0, 1]
         per_customer_gradients(hooks, rows, "cpu")
         assert all(p.grad_sample.shape == (2, *p.shape) for p in optimizer.params)
-        private_step(hooks, optimizer, data, drawn, SecureRandom(), LocalSettings())
+        private_step(
+            optimizer, drawn, 16, lambda part: per_customer_gradients(hooks, data.rows(part, SecureRandom()), "cpu")
+        )
     update = difference(lift(work.model), adapter, names)
     assert all(float(tensor.abs().max()) > 0 for tensor in update.values())
 

@@ -1,4 +1,4 @@
-"""One round at one merchant: exact customer-level DP-SGD on the adapter.
+"""One round at one merchant: exact customer-level DP-SGD on the adapter, and on whatever else has one gradient a customer.
 
     for each of `steps` steps            (a public number)
         draw customers                   (Poisson, each with probability `rate`)
@@ -16,14 +16,15 @@ mechanism is in `RoundPlan`, the very object the ledger charges; the count of cu
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from peft import PeftModel
 
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Whole, noisy, poisson
@@ -31,8 +32,7 @@ from common.lora import Adapter, difference, lift, put, trainable
 from common.privacy.plan import RoundPlan
 from common.tokens import Rows
 
-if TYPE_CHECKING:
-    from peft import PeftModel
+Gradients: TypeAlias = Callable[[list[int]], None]
 
 
 class CustomerRows(Protocol):
@@ -69,26 +69,37 @@ def train_round(
     model.to(settings.device)
     put(model, adapter)
     with private(model, names, plan, local_rate, randomness) as (hooks, optimizer):
-        for _ in range(plan.steps):
-            drawn_B = poisson(len(customers), plan.rate, randomness)
-            private_step(hooks, optimizer, customers, drawn_B, randomness, settings)
+
+        def gradients(drawn: list[int]) -> None:
+            per_customer_gradients(hooks, customers.rows(drawn, randomness), settings.device)
+
+        private_steps(optimizer, len(customers), plan, randomness, settings.microbatch, gradients)
     return difference(lift(model), adapter, names)
 
 
-def private_step(
-    hooks: GradSampleModule,
+def private_steps(
     optimizer: CustomerDPOptimizer,
-    customers: CustomerRows,
-    drawn_B: Whole,
+    customers: int,
+    plan: RoundPlan,
     randomness: Randomness,
-    settings: LocalSettings,
+    microbatch: int,
+    gradients: Gradients,
 ) -> None:
-    """Take one step on the drawn customers; with nobody drawn the step is noise alone."""
-    parts = list(microbatches(drawn_B, settings.microbatch))
+    """Take exactly `plan.steps` steps, each on a fresh Poisson draw out of N `customers`."""
+    for _ in range(plan.steps):
+        private_step(optimizer, poisson(customers, plan.rate, randomness), microbatch, gradients)
+
+
+def private_step(optimizer: CustomerDPOptimizer, drawn_B: Whole, microbatch: int, gradients: Gradients) -> None:
+    """Take one step on the drawn customers; with nobody drawn the step is noise alone.
+
+    `gradients(part)` leaves (B, *weight) in every trainable parameter's `grad_sample`, one row a customer.
+    """
+    parts = list(microbatches(drawn_B, microbatch))
     for place, part in enumerate(parts):
         optimizer.zero_grad(set_to_none=True)
         if len(part):
-            per_customer_gradients(hooks, customers.rows(part.tolist(), randomness), settings.device)
+            gradients(part.tolist())
         else:
             optimizer.gradients_of_nobody()
         optimizer.signal_skip_step(place < len(parts) - 1)
@@ -151,7 +162,7 @@ class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]
 
 @contextmanager
 def private(
-    model: PeftModel, names: Sequence[str], plan: RoundPlan, rate: float, randomness: Randomness
+    model: torch.nn.Module, names: Sequence[str], plan: RoundPlan, rate: float, randomness: Randomness
 ) -> Iterator[tuple[GradSampleModule, CustomerDPOptimizer]]:
     """Put hooks and optimizer around `model` for as long as the block lasts; only `names` can be trained in it."""
     chosen = [p for name, p in model.named_parameters() if choose(p, name.replace(".default.", ".") in names)]
@@ -173,7 +184,7 @@ def choose(parameter: torch.nn.Parameter, chosen: bool) -> bool:
     return chosen
 
 
-def clear(model: PeftModel) -> None:
+def clear(model: torch.nn.Module) -> None:
     """Leave no gradient of anybody in memory."""
     for parameter in model.parameters():
         for leftover in ("grad_sample", "summed_grad"):

@@ -410,6 +410,14 @@ def test_microbatches_change_memory_and_nothing_else(work: Bench) -> None:
             torch.testing.assert_close(other[name], runs[0][name], rtol=1e-3, atol=1e-6)
 
 
+def test_planted_fault_noise_for_every_microbatch_is_seen(work: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CustomerDPOptimizer, "signal_skip_step", lambda self, do_skip=True: None)
+    plan = replace(PLAN, rate=1.0, steps=1, sigma=50.0)
+    update = released(work, Customers([T] * 8), plan, settings=LocalSettings(microbatch=1))
+    expected = plan.sigma * plan.clip_norm / plan.divisor
+    assert stats.kstest(update.numpy() / expected, "norm").pvalue < 1e-4
+
+
 def test_a_round_leaves_the_base_and_the_frozen_factor_as_they_were(work: Bench) -> None:
     base = {name: p.clone() for name, p in work.model.named_parameters() if "lora_" not in name}
     adapter = warm(work)

@@ -148,6 +148,33 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path, tiny_base: str
         assert (told["delta"], told["unit"], told["charges"]["released"]) == (1e-6, "customer", ROUNDS)
 
 
+def test_nothing_in_a_run_folder_could_bring_randomness_back(finished: Path) -> None:
+    from safetensors import safe_open
+
+    known = {
+        ".json",
+        ".jsonl",
+        ".toml",
+        ".csv",
+        ".md",
+        ".html",
+        ".safetensors",
+        ".bin",
+        ".db",
+        ".anchor",
+        ".lock",
+        ".sig",
+        ".pub",
+        "",
+    }
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert {path.suffix.removesuffix("-wal").removesuffix("-shm") for path in files} <= known
+    for path in files:
+        if path.suffix in (".safetensors", ".bin"):
+            with safe_open(path, framework="pt") as file:
+                assert all(".lora_" in name for name in file.keys()), path  # noqa: SIM118
+
+
 def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
     before = (finished / "metrics.jsonl").read_bytes(), (finished / "model" / "adapter_model.safetensors").read_bytes()
     entries = books(finished)
