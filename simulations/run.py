@@ -63,14 +63,17 @@ def finish(run: Run, held: Held, report: Report) -> None:
     samples = copy_samples(run, held, last.number)
     write_atomic(run.folder / "samples.json", json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
     for folder in run.merchants:
-        write_atomic(folder / SUMMARY, json.dumps(summary(run, folder), ensure_ascii=False, indent=1) + "\n")
+        write_atomic(
+            folder / SUMMARY,
+            json.dumps(summary(folder, held.shops[folder.name].customers), ensure_ascii=False, indent=1) + "\n",
+        )
     result = load_run(run.folder)
     write_atomic(run.folder / "report.json", json.dumps(report_data(result), ensure_ascii=False, indent=1) + "\n")
     write_report(result, run.folder / "report.html", run.scenario.scenario.lang)
     report(f"report: {run.folder / 'report.html'}")
 
 
-def summary(run: Run, folder: Path) -> dict[str, Any]:
+def summary(folder: Path, customers: int) -> dict[str, Any]:
     """Return one merchant's budget, read from its ledger; the simulator may, the coordinator never sees it."""
     policy = load_policy(folder / POLICY, public_key=load_public_key(folder / "keys" / "officer.pub"))
     settings = tomllib.loads((folder / "merchant.toml").read_text("utf-8"))["merchant"]
@@ -81,6 +84,7 @@ def summary(run: Run, folder: Path) -> dict[str, Any]:
     return {
         "merchant": settings["id"],
         "name": settings["name"],
+        "customers": customers,
         "private": mine.sigma_min > 0,
         "epsilon": spent if math.isfinite(spent) else None,
         "delta": mine.delta,

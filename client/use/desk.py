@@ -19,7 +19,7 @@ from common.config import LoraSettings, parse_settings
 from common.errors import UserError
 from common.lora import Bench, bench, initial, load, put
 from common.schema import Product
-from common.text import attributes_text
+from common.text import attributes_text, keywords
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ def load_model(settings: MerchantSettings) -> Bench:
     return work
 
 
+def interests(customer: Customer) -> str:
+    """Return what the customer's own reviews talk about most, as a clause; nothing where there are none."""
+    found = keywords([review.text for review in customer.reviews], 3)
+    return f"，评价常提{'、'.join(found)}" if found else ""
+
+
 def due(customer: Customer, time: datetime, days: int) -> bool:
     """Return whether the customer's rhythm says that the next order falls due by `days` after `time`."""
     if not customer.baskets:
@@ -107,5 +113,7 @@ def campaign(desk: Desk, within: int, limit: int, channel: str = "短信") -> It
         texts = desk.copy(customer, desk.products[offer.item_id], 1, channel)
         if texts:
             gap = habit(customer.baskets, desk.time).gap_days
-            reason = f"买过{offer.times}次，平均{gap}天一单，上次{customer.baskets[-1].time:%Y-%m-%d}"
+            reason = f"买过{offer.times}次，平均{gap}天一单，上次{customer.baskets[-1].time:%Y-%m-%d}" + interests(
+                customer
+            )
             yield CampaignLine(customer.id, offer.item_id, offer.name, channel, texts[0], reason)

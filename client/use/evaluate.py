@@ -53,6 +53,7 @@ class HeldOut:
     tasks: Mapping[str, Sequence[Encoded]]
     asked: Sequence[Asked]
     copy: Sequence[Example]
+    customers: int
     shop: Catalogue
     lang: str
 
@@ -73,7 +74,7 @@ def held_out(shop: Shop, base: Base, until: datetime, max_tokens: int, per_task:
     }
     seen = catalogue(customers, {item: product.name for item, product in products.items()}, until)
     asked = [question for customer in customers if (question := _question(customer, until)) is not None]
-    return HeldOut(encoded, every_nth(asked, questions), tasks["文案"], seen, shop.lang)
+    return HeldOut(encoded, every_nth(asked, questions), tasks["文案"], len(customers), seen, shop.lang)
 
 
 def every_nth(found: Sequence, limit: int) -> list:  # type: ignore[type-arg]

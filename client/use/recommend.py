@@ -15,7 +15,7 @@ import torch
 
 from client.data.customers import Basket, Customer, next_prompt
 from common.lora import Bench
-from common.text import clean
+from common.text import clean, words
 
 POPULAR_DAYS = 90
 CANDIDATES = 40
@@ -37,10 +37,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A shop's items as seen at one time: id -> name, and the share of recent baskets that held each."""
+    """A shop's items as seen at one time: id -> name, the share of recent baskets that held each, and the name's words."""
 
     names: Mapping[str, str]
     popularity: Mapping[str, float]
+    words: Mapping[str, frozenset[str]]
 
 
 def catalogue(customers: Sequence[Customer], names: Mapping[str, str], time: datetime) -> Catalogue:
@@ -54,7 +55,8 @@ def catalogue(customers: Sequence[Customer], names: Mapping[str, str], time: dat
                 baskets += 1
                 held.update(basket.items.keys())
     share = {item: (held[item] + 0.1) / (baskets + 1) for item in names}
-    return Catalogue({item: clean(name) or item for item, name in names.items()}, share)
+    known = {item: clean(name) or item for item, name in names.items()}
+    return Catalogue(known, share, {item: frozenset(words(name)) for item, name in known.items()})
 
 
 def bought(history: Sequence[Basket]) -> Counter[str]:
@@ -73,14 +75,33 @@ def by_frequency(history: Sequence[Basket], shop: Catalogue) -> list[str]:
     return sorted(shop.names, key=lambda item: (-times[item], -shop.popularity[item], item))
 
 
+def likeness(item: str, familiar: frozenset[str], shop: Catalogue) -> float:
+    """Return the share of the words in the item's name that names of items bought before have too."""
+    mine = shop.words[item]
+    return len(mine & familiar) / len(mine) if mine else 0.0
+
+
+def familiar_words(times: Counter[str], shop: Catalogue) -> frozenset[str]:
+    """Return the words of everything bought before."""
+    return frozenset(word for item in times for word in shop.words.get(item, ()))
+
+
 def frequency_score(item: str, history: Sequence[Basket], times: Counter[str], shop: Catalogue) -> float:
-    """Return log of the share of baskets that will hold `item`: the customer's own, shrunk to the shop's by one basket."""
-    return math.log((times[item] + PRIOR_ORDERS * shop.popularity[item]) / (len(history) + PRIOR_ORDERS))
+    """Return log of the share of baskets that will hold `item`: the customer's own, shrunk to the shop's by one basket.
+
+    A new item that is named like what was bought before counts up to twice its popularity.
+    """
+    alike = 0.0 if times[item] else likeness(item, familiar_words(times, shop), shop)
+    prior = shop.popularity[item] * (1 + alike)
+    return math.log((times[item] + PRIOR_ORDERS * prior) / (len(history) + PRIOR_ORDERS))
 
 
 def candidates(history: Sequence[Basket], shop: Catalogue, limit: int = CANDIDATES) -> list[str]:
-    """Return the first `limit` items by frequency: everything bought before, then the most popular."""
-    return by_frequency(history, shop)[:limit]
+    """Return the first `limit` items: everything bought before, then the popular, those named alike first."""
+    times = bought(history)
+    familiar = familiar_words(times, shop)
+    pull = {item: shop.popularity[item] * (1 + likeness(item, familiar, shop)) for item in shop.names}
+    return sorted(shop.names, key=lambda item: (-times[item], -pull[item], item))[:limit]
 
 
 def model_scores(bench: Bench, prompt: str, names: Sequence[str]) -> list[float]:

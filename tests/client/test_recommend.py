@@ -21,7 +21,9 @@ from client.use.recommend import (
     by_popularity,
     candidates,
     catalogue,
+    familiar_words,
     frequency_score,
+    likeness,
     model_scores,
     rank,
 )
@@ -99,6 +101,15 @@ def test_a_frequency_score_is_the_customers_share_shrunk_to_the_shops() -> None:
     assert frequency_score("D", [], Counter(), SHOP) == pytest.approx(math.log(0.1 / 6))
 
 
+def test_a_new_item_named_like_what_was_bought_comes_before_a_stranger_as_popular() -> None:
+    names = {"A": "茉莉花茶", "E": "猫砂", "F": "茉莉花茶 礼盒"}
+    shop = catalogue([], names, NOW)
+    assert likeness("F", familiar_words(Counter({"A": 1}), shop), shop) == 0.5
+    assert candidates([basket(3, "A")], shop) == ["A", "F", "E"]
+    scores = {item: frequency_score(item, [basket(3, "A")], Counter({"A": 1}), shop) for item in names}
+    assert scores["A"] > scores["F"] > scores["E"]
+
+
 def test_candidates_are_the_first_by_frequency() -> None:
     assert candidates(ANNE.baskets, SHOP, 2) == ["A", "B"]
     assert candidates(ANNE.baskets, SHOP) == ["A", "B", "C", "D"]
@@ -145,7 +156,7 @@ def test_a_ranking_holds_known_items_once_best_first(trained: Bench, shop: Shop)
 
 
 def test_an_item_that_left_the_catalogue_is_not_offered(trained: Bench) -> None:
-    gone = Catalogue({item: NAMES[item] for item in "BC"}, {"B": 0.5, "C": 0.1})
+    gone = Catalogue({item: NAMES[item] for item in "BC"}, {"B": 0.5, "C": 0.1}, {"B": frozenset(), "C": frozenset()})
     assert {offer.item_id for offer in rank(trained, ANNE, gone, NOW, "zh")} == {"B", "C"}
 
 

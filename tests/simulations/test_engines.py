@@ -131,3 +131,21 @@ def test_with_noise_the_same_seed_never_gives_the_same_adapter_twice(tmp_path: P
 def test_an_engine_that_is_not_there_says_so(tiny_base: str) -> None:
     with pytest.raises(NotBuiltYet, match="not built yet"):
         check_engine(small(tiny_base, **{"engine.name": "deployment"}))
+
+
+def test_ffa_and_fedsvd_are_one_method_while_a_has_orthonormal_rows_and_everybody_steps_by_sgd(
+    tmp_path: Path, tiny_base: str
+) -> None:
+    ends = []
+    for method in ("ffa", "fedsvd"):
+        changes = {"training.method": method}
+        run = simulate(small(tiny_base, **changes), tmp_path / method, resume=False, report=lambda _: None)
+        ends.append(products(load(run.folder / "model")))
+    for name, product in ends[0].items():
+        torch.testing.assert_close(product, ends[1][name], rtol=1e-3, atol=1e-6)
+
+
+def products(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """The product B A of every layer."""
+    ends = {name: name.replace("lora_A", "lora_B") for name in adapter if "lora_A" in name}
+    return {a: adapter[b].double() @ adapter[a].double() for a, b in ends.items()}
