@@ -53,9 +53,6 @@ def take_part(content: object, folder: Path) -> TrainReply:
         ask, extra = unpack_ask(content)  # type: ignore[arg-type]
         number = ask.round
         return _train(ask, extra, settings)
-    except Refused as refusal:
-        log.warning("%s refuses round %d: %s", merchant, number, refusal)
-        return TrainReply("refused", merchant, number, reason=str(refusal))
     except Exception:
         log.exception("%s failed in round %d", merchant, number)
         return TrainReply("failed", merchant, number)
@@ -64,12 +61,21 @@ def take_part(content: object, folder: Path) -> TrainReply:
 def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> TrainReply:
     folder = settings.folder
     policy = load_policy(folder / POLICY, public_key=load_public_key(public_path(folder / OFFICER_KEY)))
-    with open_ledger(folder, policy) as ledger:
-        try:
-            work = examine(ask, extra, policy.policy, settings)
-        except Refused as refusal:
-            ledger.refuse(str(refusal), {"run": ask.run, "round": ask.round, "extra": sorted(extra)})
-            raise
+    try:
+        with open_ledger(folder, policy) as ledger:
+            return _answer(ask, extra, settings, policy, ledger)
+    except Refused as refusal:  # a changed policy that the ledger does not take
+        return TrainReply("refused", settings.merchant.id, ask.round, reason=str(refusal), policy_digest=policy.digest)
+
+
+def _answer(
+    ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings, policy: SignedPolicy, ledger: Ledger
+) -> TrainReply:
+    """Return the reply, done or refused; either way the ledger's last entry signs for it."""
+    charge: dict[str, float | int | str] = {}
+    update, reason = b"", ""
+    try:
+        work = examine(ask, extra, policy.policy, settings, ledger)
         plan = plan_round(policy, ask.run, ask.round, digest(ask.adapter))
         with ledger.reserve(plan) as reservation:
             if reservation.stored:
@@ -78,19 +84,25 @@ def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> 
                 reservation.touch()
                 update = to_bytes(_updated(ask, plan, policy.policy, settings, work))
                 ledger.release(reservation, update)
-        seq, head = ledger.head()
-        return TrainReply(
-            "done",
-            settings.merchant.id,
-            ask.round,
-            charge={**asdict(plan.charge), "delta": plan.delta, "unit": policy.policy.unit},
-            policy_digest=policy.digest,
-            base_digest=work.base.digest,
-            ledger_seq=seq,
-            ledger_head=head,
-            update_digest=sha256(update),
-            update=dict(sorted(from_safetensors(update).items())),
-        )
+        charge = {**asdict(plan.charge), "delta": plan.delta, "unit": policy.policy.unit}
+    except Refused as refusal:
+        log.warning("%s refuses round %d: %s", settings.merchant.id, ask.round, refusal)
+        reason = str(refusal)
+    entry = ledger.last()
+    return TrainReply(
+        "refused" if reason else "done",
+        settings.merchant.id,
+        ask.round,
+        reason=reason,
+        charge=charge,
+        policy_digest=policy.digest,
+        base_digest=ask.base_digest,
+        ledger_seq=entry.seq,
+        ledger_head=entry.hash,
+        ledger_sig=entry.sig,
+        update_digest=sha256(update) if update else "",
+        update=dict(sorted(from_safetensors(update).items())) if update else {},
+    )
 
 
 def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
@@ -109,8 +121,17 @@ def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
     return ledger
 
 
-def examine(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings) -> Bench:
-    """Return the merchant's base, ready for the ask; raise `Refused` when the ask wants what the policy does not allow."""
+def examine(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings, ledger: Ledger) -> Bench:
+    """Return the merchant's base, ready for the ask; raise `Refused`, booked, when it wants what the policy does not allow."""
+    try:
+        return compare(ask, extra, policy, settings)
+    except Refused as refusal:
+        ledger.refuse(str(refusal), {"run": ask.run, "round": ask.round, "extra": sorted(extra)})
+        raise
+
+
+def compare(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings) -> Bench:
+    """Return the merchant's base with an adapter of the policy's shape; raise `Refused` for an ask that differs."""
     unknown = extra - PRIVATE_KEYS_OF_AN_ASK
     if unknown:
         raise Refused(f"the message carries {', '.join(sorted(unknown))} besides the ask; nothing more is taken")

@@ -48,7 +48,11 @@ class TrainAsk:
 
 @dataclass(frozen=True)
 class TrainReply:
-    """One merchant's answer to one ask; `charge` is what its ledger booked for this release."""
+    """One merchant's answer to one ask; `charge` is what its ledger booked for this release.
+
+    `ledger_seq`, `ledger_head` and `ledger_sig` are number, hash and signature of the ledger's last entry: the release, or
+    the refusal. Kept by the coordinator they are the anchor that a ledger restored from an old copy cannot pass.
+    """
 
     status: Status
     merchant: str
@@ -59,6 +63,7 @@ class TrainReply:
     base_digest: str = ""
     ledger_seq: int = 0
     ledger_head: str = ""
+    ledger_sig: str = ""
     update_digest: str = ""
     update: Adapter = field(default_factory=dict, repr=False)
 

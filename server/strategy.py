@@ -52,6 +52,7 @@ class Verdict:
             "policy_digest": reply.policy_digest if reply else "",
             "ledger_seq": reply.ledger_seq if reply else 0,
             "ledger_head": reply.ledger_head if reply else "",
+            "ledger_sig": reply.ledger_sig if reply else "",
             "update_digest": reply.update_digest if reply else "",
         }
 

@@ -448,6 +448,11 @@ class Ledger:
         for text, digest, sig in self._rows():
             yield chain.read_entry(text, digest, sig)
 
+    def last(self) -> Entry:
+        """Return the last entry, signed: what a reply sends along."""
+        text, digest, sig = next(iter(self._rows(self.head()[0] - 1)))
+        return chain.read_entry(text, digest, sig)
+
     def head(self) -> tuple[int, str]:
         """Return number and hash of the last entry: what an anchor remembers."""
         book = self._read()

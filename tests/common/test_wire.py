@@ -95,7 +95,7 @@ def test_a_reply_without_an_update_comes_back(status: Any) -> None:
 def test_a_reply_has_no_field_for_counts_losses_or_times() -> None:
     assert [field.name for field in fields(TrainReply)] == [
         "status", "merchant", "round", "reason", "charge", "policy_digest", "base_digest",
-        "ledger_seq", "ledger_head", "update_digest", "update",
+        "ledger_seq", "ledger_head", "ledger_sig", "update_digest", "update",
     ]  # fmt: skip
     packed = DONE.pack()
     assert set(packed) == {REPLY, ARRAYS}

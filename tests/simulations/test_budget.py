@@ -27,7 +27,7 @@ from common.errors import UserError
 from common.lora import Adapter, bench, initial
 from common.privacy import accountant
 from common.privacy.chain import Book
-from common.privacy.keys import load_key, load_public_key
+from common.privacy.keys import holds, load_key, load_public_key
 from common.privacy.ledger import read, verify
 from common.privacy.plan import planned_charge
 from common.privacy.policy import Policy, read_policy, sign_policy, write_policy
@@ -129,6 +129,15 @@ def test_the_coordinator_is_told_what_was_spent_under_which_delta_unit_and_perio
         said = float(told["reason"].split("epsilon ")[1].split()[0])
         assert spent(policy, ALLOWED) <= said <= spent(policy, ALLOWED) + 0.01
         assert (told["charge"], told["update_digest"], told["weight"]) == ({}, "", 0.0)
+
+
+def test_every_reply_is_signed_by_the_merchants_ledger_key_the_refusals_too(run: Run) -> None:
+    for number in range(1, ROUNDS + 1):
+        for told in read_record(run.folder, number)["merchants"]:
+            key = load_public_key(run.folder / "merchants" / told["merchant"] / "keys" / "ledger.pub")
+            head, signature = bytes.fromhex(told["ledger_head"]), bytes.fromhex(told["ledger_sig"])
+            assert holds(key, signature, head)
+            assert not holds(key, signature, bytes(32))
 
 
 def test_its_ledger_keeps_a_signed_refusal_of_every_such_round(run: Run) -> None:
