@@ -20,7 +20,9 @@ from common.text import clean, words
 POPULAR_DAYS = 90
 CANDIDATES = 40
 PRIOR_ORDERS = 1.0
-MODEL_WEIGHT = 0.5
+MODEL_WEIGHT = 0.05
+"""The model's say beside the customer's own frequency: with the first base it may settle near ties, and no more."""
+
 LONGEST_NAME = 48
 """Tokens of a name that are scored."""
 
@@ -105,9 +107,9 @@ def candidates(history: Sequence[Basket], shop: Catalogue, limit: int = CANDIDAT
 
 
 def model_scores(bench: Bench, prompt: str, names: Sequence[str]) -> list[float]:
-    """Return the log-probability in nats that the model begins its answer to `prompt` with each of `names`.
+    """Return the mean log-probability in nats per token with which the model begins its answer to `prompt` by each name.
 
-    The prompt runs once; its keys and values are shared by all names.
+    The mean, so that a long name is no handicap. The prompt runs once; its keys and values are shared by all names.
     """
     tokenizer, end = bench.base.tokenizer, bench.base.end
     context = [end, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
@@ -127,7 +129,7 @@ def _continue(bench: Bench, context: list[int], answers: list[list[int]], end: i
     later_NTV = bench.model(input_ids=padded_NT, past_key_values=cache, use_cache=True).logits
     logits_NTV = torch.cat([first.logits[:, -1:].expand(len(answers), -1, -1), later_NTV[:, :-1]], dim=1)
     picked_NT = logits_NTV.log_softmax(-1).gather(2, padded_NT[:, :, None])[:, :, 0]
-    return [float(picked_NT[row, : len(one)].sum()) for row, one in enumerate(answers)]
+    return [float(picked_NT[row, : len(one)].mean()) for row, one in enumerate(answers)]
 
 
 def rank(bench: Bench, customer: Customer, shop: Catalogue, time: datetime, lang: str, k: int = 10) -> list[Offer]:

@@ -59,13 +59,13 @@ def trained(work: Bench) -> Iterator[Bench]:
 
 
 def log_probability(bench: Bench, prompt: str, name: str) -> float:
-    """Return what the model says of one name, in one pass without a cache."""
+    """Return what the model says of one name, a token, in one pass without a cache."""
     tokenizer, end = bench.base.tokenizer, bench.base.end
     context, answer = [end, *tokenizer(prompt)["input_ids"]], tokenizer(name)["input_ids"]
     with torch.inference_mode():
         logits = bench.model(torch.tensor([context + answer])).logits[0].double()
     said = logits.log_softmax(-1)[len(context) - 1 : -1]
-    return float(sum(said[place, id_] for place, id_ in enumerate(answer)))
+    return float(sum(said[place, id_] for place, id_ in enumerate(answer))) / len(answer)
 
 
 # --- frequency and popularity ---

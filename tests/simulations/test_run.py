@@ -261,7 +261,6 @@ def test_a_damaged_round_is_named(finished: Path, tmp_path: Path) -> None:
     assert "cannot be read" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/self/ns").exists(), reason="needs a file system to fill")
 def test_no_permission_is_one_line(tmp_path: Path, tiny_base: str) -> None:
     place = Path("/proc/fugou-run")
     done = fugou("simulate", "--base", tiny_base, "-o", str(place), code=2)
