@@ -20,26 +20,33 @@ TEXTS = {
 
 
 def scramble(shop: Shop, seed: int) -> Shop:
-    """Return `shop` with all characters of all its texts dealt out anew: every length and every count stays, no text does."""
-    deck = [letter for table in TEXTS for text in _texts(shop, table) for letter in text]
-    random.Random(f"{seed}/{shop.id}").shuffle(deck)
-    cards = iter(deck)
+    """Return `shop` with every character of its texts exchanged for another by a cipher of the shop's own.
 
-    def deal(rows: Sequence[R], fields: Sequence[str]) -> tuple[R, ...]:
+    Lengths, counts, repetitions and the shape of the frequencies stay; which characters and words a shop uses is gone, and
+    two shops share no cipher. Merely dealing the characters out anew would keep how often each one comes, and a model
+    learns that first.
+    """
+    alphabet = sorted(
+        {letter for table in TEXTS for text in _texts(shop, table) for letter in text if not letter.isspace()}
+    )
+    others = list(alphabet)
+    random.Random(f"{seed}/{shop.id}").shuffle(others)
+    cipher = str.maketrans(dict(zip(alphabet, others, strict=True)))
+
+    def encode(rows: Sequence[R], fields: Sequence[str]) -> tuple[R, ...]:
         return tuple(
-            row.model_copy(update={name: "".join(next(cards) for _ in getattr(row, name)) for name in fields})
-            for row in rows
+            row.model_copy(update={name: getattr(row, name).translate(cipher) for name in fields}) for row in rows
         )
 
     return Shop(
         shop.id,
         shop.name,
         shop.lang,
-        deal(shop.orders, TEXTS["orders"]),
-        deal(shop.products, TEXTS["products"]),
-        deal(shop.reviews, TEXTS["reviews"]),
-        deal(shop.dialogs, TEXTS["dialogs"]),
-        deal(shop.campaigns, TEXTS["campaigns"]),
+        encode(shop.orders, TEXTS["orders"]),
+        encode(shop.products, TEXTS["products"]),
+        encode(shop.reviews, TEXTS["reviews"]),
+        encode(shop.dialogs, TEXTS["dialogs"]),
+        encode(shop.campaigns, TEXTS["campaigns"]),
     )
 
 

@@ -38,7 +38,7 @@ class About(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(7, description="seed of the world")
     merchants: Annotated[int, Field(ge=1, le=10_000)] = Field(8, description="how many shops take part")
     control: bool = Field(
-        False, description="train on shuffled characters instead of the shops' texts: nothing to learn"
+        False, description="train on the shops' texts under a cipher of each shop's own: same sizes, nothing to learn"
     )
 
 
