@@ -21,7 +21,10 @@ def mixed(shop: Shop) -> Shop:
 
 def test_every_length_and_every_count_stays(shop: Shop, mixed: Shop) -> None:
     assert [len(text) for text in texts(mixed)] == [len(text) for text in texts(shop)]
-    assert Counter("".join(texts(mixed))) == Counter("".join(texts(shop)))
+    before, after = (Counter("".join(texts(one))) for one in (shop, mixed))
+    assert sorted(before.values()) == sorted(after.values())
+    moved = sum(before[letter] != after[letter] for letter in before)
+    assert moved > 0.5 * len(before)
     assert (mixed.id, mixed.name, mixed.lang) == (shop.id, shop.name, shop.lang)
 
 
