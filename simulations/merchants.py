@@ -20,6 +20,8 @@ from simulations.scenario import Scenario
 from simulations.world import HELD_OUT_WEEKS, START, write_shop
 
 JOURNEY_END = date(2018, 1, 1)
+BEFORE_ALL = datetime(2000, 1, 1)
+"""A shop that may train on nothing after this day has customers and no task: its updates are noise."""
 
 Report = Callable[[str], None]
 
@@ -63,14 +65,14 @@ def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
 
 def open_shop(scenario: Scenario, shop: Shop, folder: Path) -> None:
     """Write one merchant's folder as `fugou merchant` expects it."""
-    write_shop(scramble(shop, scenario.scenario.seed) if scenario.scenario.control else shop, folder)
+    write_shop(scramble(shop, scenario.scenario.seed) if scenario.scenario.control == "cipher" else shop, folder)
     tables = [name for name in TABLES if (folder / f"{name}.csv").exists()]
     settings = {
         "merchant": {"id": shop.id, "name": shop.name, "lang": shop.lang},
         "sources": {name: f"{name}.csv" for name in tables},
         "model": {"base": scenario.model.base},
         "train": {
-            "until": until(scenario),
+            "until": BEFORE_ALL if scenario.scenario.control == "noise" else until(scenario),
             "threads": scenario.engine.threads,
             "microbatch": scenario.engine.microbatch,
         },

@@ -37,8 +37,8 @@ class About(Settings):
     lang: Literal["zh", "en"] = Field("zh", description="language of the shops' texts")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(7, description="seed of the world")
     merchants: Annotated[int, Field(ge=1, le=10_000)] = Field(8, description="how many shops take part")
-    control: bool = Field(
-        False, description="train on the shops' texts under a cipher of each shop's own: same sizes, nothing to learn"
+    control: Literal["", "cipher", "noise"] = Field(
+        "", description="nothing to learn: `cipher` trains on enciphered texts, `noise` on rows without a target"
     )
 
 
