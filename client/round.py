@@ -26,12 +26,12 @@ from client.train.sampling import randomness_for
 from client.train.state import dataset
 from client.train.trainer import LocalSettings, train_round
 from common.config import LoraSettings
-from common.errors import Refused, UserError
+from common.errors import FugouError, Refused, UserError
 from common.files import sha256
 from common.lora import Adapter, Bench, bench, check_manifest, digest, lift, manifest, to_bytes
 from common.model import check_length
 from common.privacy.keys import load_key, load_public_key, public_path
-from common.privacy.ledger import Ledger
+from common.privacy.ledger import Ledger, has_entries
 from common.privacy.plan import RoundPlan, plan_round
 from common.privacy.policy import PRIVATE_KEYS, Policy, SignedPolicy, check_ask, load_policy
 from common.wire import TrainAsk, TrainReply, unpack_ask
@@ -53,9 +53,11 @@ def take_part(content: object, folder: Path) -> TrainReply:
         ask, extra = unpack_ask(content)  # type: ignore[arg-type]
         number = ask.round
         return _train(ask, extra, settings)
+    except (FugouError, OSError) as error:
+        log.error("%s failed in round %d: %s", merchant, number, error)
     except Exception:
         log.exception("%s failed in round %d", merchant, number)
-        return TrainReply("failed", merchant, number)
+    return TrainReply("failed", merchant, number)
 
 
 def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> TrainReply:
@@ -109,7 +111,7 @@ def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
     """Return the merchant's ledger, begun on first use; a newly signed policy takes effect here or is refused."""
     key = load_key(folder / LEDGER_KEY)
     path = folder / LEDGER
-    if not path.exists():
+    if not (path.exists() and has_entries(path)):
         return Ledger.create(path, policy, key)
     ledger = Ledger.open(path, key)
     try:

@@ -193,7 +193,7 @@ class Ledger:
         """
         file = _file(path)
         anchor = anchor_path or file.with_suffix(".anchor")
-        if file.exists() and _has_entries(file):
+        if file.exists() and has_entries(file):
             raise UserError(f"{file} exists; open it, or choose another folder")
         if anchor.exists():
             raise VerificationFailed(f"{anchor} tells of a ledger that is gone: restore {file.name} from a backup")
@@ -823,18 +823,18 @@ class Ledger:
         costs one synchronisation and no rename.
         """
         book = self._book
-        fresh = not self.anchor_path.exists()
-        self.anchor_path.parent.mkdir(parents=True, exist_ok=True)
+        line, place = _anchor_line(book.merchant, book.seq, book.head), _ANCHOR_WIDTH * (book.seq % 2)
+        if not self.anchor_path.exists():  # the first line comes whole or, on a full disk, not at all
+            write_atomic(self.anchor_path, b" " * place + line, mode=0o600)
+            return
         handle = _open_private(self.anchor_path)
         try:
-            os.pwrite(handle, _anchor_line(book.merchant, book.seq, book.head), _ANCHOR_WIDTH * (book.seq % 2))
+            os.pwrite(handle, line, place)
             os.fdatasync(handle)
         except OSError as error:
             raise cannot_write(self.anchor_path, error) from error
         finally:
             os.close(handle)
-        if fresh:
-            sync_folder(self.anchor_path.parent)
 
     def _check_local_anchor(self) -> None:
         seen = _read_anchor(self.anchor_path)
@@ -945,13 +945,15 @@ def _connect(path: Path) -> sqlite3.Connection:
         base = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = FULL")
+    except sqlite3.OperationalError as error:
+        raise cannot_write(path, OSError(0, str(error))) from error
     except sqlite3.DatabaseError as error:
         raise VerificationFailed(f"{path} is no ledger ({error}); restore it from a backup") from error
     return base
 
 
-def _has_entries(path: Path) -> bool:
-    """Return whether `path` holds anything that a new ledger would destroy."""
+def has_entries(path: Path) -> bool:
+    """Return whether `path` holds anything that a new ledger would destroy; not so where its making was cut short."""
     try:
         with closing(_read_only(path)) as base:
             return base.execute("SELECT 1 FROM entries LIMIT 1").fetchone() is not None

@@ -162,7 +162,11 @@ def test_sigma_covers_all_rounds_and_the_spare_ones_and_is_not_larger_than_that(
 def test_the_policy_allows_exactly_the_rounds_that_the_noise_covers(private: Scenario) -> None:
     policy = private.policy("shop-01", "ab" * 32)
     assert (policy.merchant, policy.base, policy.max_rounds) == ("shop-01", "ab" * 32, ROUNDS + SPARE)
-    assert (policy.sigma_min, policy.rate, policy.steps) == (private.sigma(), 0.15, 4)
+    assert (policy.sigma_min, policy.rate, policy.steps) == (
+        private.sigma(),
+        private.privacy.rate,
+        private.privacy.steps,
+    )
     charge = Setting(policy.sigma_min, policy.rate, policy.steps)
     assert would_pass(policy, [charge] * (ROUNDS + SPARE - 1), charge)
     assert not would_pass(policy, [charge] * (ROUNDS + SPARE), charge)
