@@ -53,11 +53,10 @@ def take_part(content: object, folder: Path) -> TrainReply:
         ask, extra = unpack_ask(content)  # type: ignore[arg-type]
         number = ask.round
         return _train(ask, extra, settings)
-    except (FugouError, OSError) as error:
-        log.error("%s failed in round %d: %s", merchant, number, error)
-    except Exception:
-        log.exception("%s failed in round %d", merchant, number)
-    return TrainReply("failed", merchant, number)
+    except Exception as error:
+        foreseen = isinstance(error, (FugouError, OSError))
+        log.error("%s failed in round %d: %s", merchant, number, error, exc_info=not foreseen)
+        return TrainReply("failed", merchant, number)
 
 
 def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> TrainReply:
