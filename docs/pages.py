@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,18 @@ def cli_page() -> str:
     """Return `cli.md`: the help of every command, as the program prints it."""
     parts = ["# The command line\n\nWritten by `make docs` from the program's own help.\n"]
     for name, command in commands(fugou, "fugou"):
-        text = command.get_help(click.Context(command, info_name=name, max_content_width=100, terminal_width=100))
-        parts.append(f"## {name}\n\n```\n{text}\n```\n")
+        parts.append(f"## {name}\n\n```\n{help_of(command, name)}\n```\n")
     return "\n".join(parts)
+
+
+def help_of(command: click.Command, name: str) -> str:
+    """Return the help as the program prints it, whatever was asked of the command before: click keeps its help option."""
+    fresh = copy.copy(command)
+    vars(fresh)["_help_option"] = None
+    names = ["-h", "--help"]
+    return fresh.get_help(
+        click.Context(fresh, info_name=name, max_content_width=100, terminal_width=100, help_option_names=names)
+    )
 
 
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:

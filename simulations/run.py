@@ -86,7 +86,7 @@ def summary(folder: Path, customers: int) -> dict[str, Any]:
         "name": settings["name"],
         "customers": customers,
         "private": mine.sigma_min > 0,
-        "epsilon": spent if math.isfinite(spent) else None,
+        "epsilon": spent if mine.sigma_min > 0 else None,
         "delta": mine.delta,
         "unit": mine.unit,
         "period": mine.period,
