@@ -236,7 +236,7 @@ def test_an_empty_draw_still_adds_noise_of_the_right_size(work: Bench) -> None:
     nobody = Customers([])
     update = released(work, nobody, replace(PLAN, steps=4))
     expected = PLAN.sigma * PLAN.clip_norm / PLAN.divisor * math.sqrt(4)
-    assert stats.kstest(update.numpy() / expected, "norm").pvalue > 1e-4
+    assert stats.kstest(update.numpy() / expected, "norm").pvalue > 1e-6
 
 
 def test_planted_fault_skipping_the_empty_draw_is_seen(work: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_every_trainable_tensor_has_noise_of_sigma_times_clip(work: Bench) -> No
         expected = PLAN.sigma * PLAN.clip_norm / PLAN.divisor * math.sqrt(PLAN.steps)
         for name in updates[0]:
             values = torch.stack([update[name] for update in updates]).numpy().ravel() / expected
-            assert stats.kstest(values, "norm").pvalue > 1e-5, name
+            assert stats.kstest(values, "norm").pvalue > 1e-7, name
 
 
 def test_planted_fault_noise_divided_by_four_is_seen(work: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ def test_a_broken_row_leaves_the_noises_distribution_as_it_is(work: Bench, value
         update = released(work, customers, plan)
     expected = plan.sigma * plan.clip_norm / plan.divisor
     assert bool(torch.isfinite(update).all())
-    assert stats.kstest(update.numpy() / expected, "norm").pvalue > 1e-4
+    assert stats.kstest(update.numpy() / expected, "norm").pvalue > 1e-6
 
 
 def test_planted_fault_without_zeroing_a_nan_row_poisons_the_release(
@@ -351,7 +351,7 @@ def test_draws_are_poisson_and_independent() -> None:
     for step in range(steps):
         drawn[step, poisson(customers, rate, random)] = True
     counts = drawn.sum(0)
-    assert min(stats.binomtest(int(count), steps, rate).pvalue for count in counts) > 1e-5
+    assert min(stats.binomtest(int(count), steps, rate).pvalue for count in counts) > 1e-7
     sizes = drawn.sum(1)
     variance = customers * rate * (1 - rate)
     assert abs(sizes.var() / variance - 1) < 0.12
@@ -375,7 +375,7 @@ def test_rate_one_draws_everybody_and_a_tiny_rate_hardly_anybody() -> None:
 def test_normals_are_normal_out_to_the_tails() -> None:
     values = normal(400_001, SecureRandom())
     assert len(values) == 400_001
-    assert stats.kstest(values, "norm").pvalue > 1e-5
+    assert stats.kstest(values, "norm").pvalue > 1e-7
     assert 4.0 < np.abs(values).max() < 8.6
 
 
