@@ -83,13 +83,18 @@ def table(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def _plain(value: object) -> object:
+    """Return what JSON has no word for as what it has: a path as text, a set as a list."""
+    return str(value) if isinstance(value, Path) else list(value)  # type: ignore[call-overload]
+
+
 def shown(default: Any) -> str:
     """Return a default as it would stand in TOML."""
     if default is PydanticUndefined:
         return "required"
     if default is None:
         return "none"
-    return f"`{json.dumps(default, ensure_ascii=False, default=list)}`"
+    return f"`{json.dumps(default, ensure_ascii=False, default=_plain)}`"
 
 
 PAGES = {"cli.md": cli_page, "settings.md": settings_page}

@@ -30,7 +30,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--merchants", type=click.IntRange(1), help="Merchants that take part.")
 @click.option("--epsilon", type=float, help="Every merchant's cap at the scenario's delta; inf trains without noise.")
 @click.option("--method", help="Aggregation rule: fedavg, ffa or fedsvd.")
-@click.option("--arms", help="Comma-separated: federated, local, central.")
+@click.option("--arms", help="Comma-separated: federated, local (every shop alone), central (all rows in one place).")
 @click.option("--base", help="default, a folder, or a hub id of a GPT-2.")
 @click.option(
     "--set",
@@ -55,11 +55,9 @@ def simulate(
 
     Example: fugou simulate shops-zh -o runs/first --epsilon 4
     """
-    from simulations.scenario import load_scenario
+    from simulations.scenario import load_scenario, parse_arms
 
-    if arms not in (None, "federated"):
-        raise NotBuiltYet(f"--arms {arms} is not built yet; leave it out to run the federated arm")
-    asked = dotted(changes, **options)
+    asked = dotted(changes, arms=parse_arms(arms) if arms is not None else None, **options)
     if resume and output is None:
         raise UserError("--resume needs the run's folder: fugou simulate --resume -o DIR")
     chosen = None if resume and scenario is None and not asked else load_scenario(scenario or "shops-zh", asked)
@@ -80,6 +78,7 @@ PLACES = {
     "epsilon": ("privacy.epsilon",),
     "method": ("training.method",),
     "base": ("model.base",),
+    "arms": ("scenario.arms",),
     "seed": ("scenario.seed", "training.seed"),
 }
 

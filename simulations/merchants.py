@@ -23,6 +23,8 @@ JOURNEY_END = date(2018, 1, 1)
 BEFORE_ALL = datetime(2000, 1, 1)
 """A shop that may train on nothing after this day has customers and no task: its updates are noise."""
 
+IDS = ("customer_id", "item_id", "review_id", "dialog_id", "campaign_id")
+
 Report = Callable[[str], None]
 
 
@@ -36,6 +38,27 @@ def make_world(scenario: Scenario) -> tuple[Shop, ...]:
     from simulations.world import make_shops
 
     return make_shops(about.merchants, world.customers, about.seed, skew=world.skew, weeks=world.weeks)
+
+
+def shops_of(scenario: Scenario, shops: Sequence[Shop]) -> Sequence[Shop]:
+    """Return the merchants of the run's arm: all `shops`, one of them alone, or one merchant with everybody's rows."""
+    arm, _, alone = scenario.scenario.arm.partition(":")
+    if arm == "central":
+        return [pooled(shops)]
+    return [shop for shop in shops if shop.id == alone] if arm == "local" else shops
+
+
+def pooled(shops: Sequence[Shop]) -> Shop:
+    """Return one shop with the rows of all; every id carries its shop's, so nobody and nothing is taken for another."""
+    tables = {
+        table: [
+            row.model_copy(update={name: f"{shop.id}/{getattr(row, name)}" for name in IDS if hasattr(row, name)})
+            for shop in shops
+            for row in getattr(shop, table)
+        ]
+        for table in TABLES
+    }
+    return Shop(id="central", name="central", lang=shops[0].lang, **tables)
 
 
 def until(scenario: Scenario) -> datetime:

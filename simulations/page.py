@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -39,6 +39,8 @@ from simulations.charts import (
 )
 from simulations.phrases import PHRASES, Lang, phrase
 from simulations.results import (
+    ArmDifference,
+    Arms,
     Charges,
     Guarantee,
     MerchantSummary,
@@ -159,6 +161,7 @@ def report_data(run: RunResult) -> dict[str, Any]:
             },
         },
         "recommend": {"before": _recommend_data(before), "after": _recommend_data(after)},
+        "arms": asdict(run.arms) if run.arms else None,
         "privacy": [_privacy_data(one) for one in run.merchants],
         "merchants": {
             merchant: {str(number): one.status for number, one in rounds.items()}
@@ -303,6 +306,7 @@ def _report(run: RunResult, say: Say) -> dict[str, Any]:
         "limits": [say(key) for key in (*LIMITS, "limit_once")],
         "perplexity": _perplexity_figure(run, say),
         "panels": _task_panels(run, say),
+        "arms": _arms_figure(run, say),
         "recommend": _recommend_figure(run, say),
         "privacy": [_privacy_figure(place, *group, say) for place, group in enumerate(groups.items())],
         "open_merchants": _open_merchants(run, say),
@@ -464,6 +468,53 @@ def _task_panels(run: RunResult, say: Say) -> list[Panel]:
         caption = Caption(f"task-{place}", title, words, say("round"), say("perplexity"))
         panels.append(Panel(_task(task, say), line_chart(caption, [Line(task, points)], compact=True)))
     return panels
+
+
+# ---- arms
+
+
+def _arms_figure(run: RunResult, say: Say) -> Figure | None:
+    if run.arms is None:
+        return None
+    values = {say("arm_base"): run.first.perplexity}
+    values |= {say(f"arm_{arm}"): figures.perplexity for arm, figures in run.arms.arms.items()}
+    fills = ["pale", *("stripes" if arm == "central" else "solid" for arm in run.arms.arms)]
+    rows = [
+        BarRow(name, [Bar(value, fill, readable(value))])
+        for (name, value), fill in zip(values.items(), fills, strict=True)
+    ]
+    caption = Caption(
+        "arms",
+        say("arms_title"),
+        say("arms_desc", values=say("comma").join(f"{name} {readable(value)}" for name, value in values.items())),
+        say("perplexity_axis"),
+    )
+    notes = [_difference_words(one, say) for one in run.arms.differences] + [say("arms_note")]
+    chart = bar_chart(caption, rows, high=max(values.values()), legend={})
+    return Figure(say("arms_title"), notes, chart, _arms_table(run, run.arms, say))
+
+
+def _difference_words(one: ArmDifference, say: Say) -> str:
+    key = "arm_differs" if one.low > 0 or one.high < 0 else "arm_no_difference"
+    places = {name: f"{'−' if value < 0 else '+'}{abs(value):.1f}%" for name, value in _ends(one).items()}
+    return say(key, arm=say(f"arm_{one.arm}"), than=say(f"arm_{one.than}"), customers=one.customers, **places)
+
+
+def _ends(one: ArmDifference) -> dict[str, float]:
+    return {"percent": one.percent, "low": one.low, "high": one.high}
+
+
+def _arms_table(run: RunResult, arms: Arms, say: Say) -> Table:
+    tasks = sorted({task for figures in arms.arms.values() for task in figures.by_task})
+    titles = (say("overall"), *(_task(task, say) for task in tasks))
+    columns = [Column(say("arm"), "name"), *(Column(title, "num") for title in titles)]
+    base = run.first.perplexity_by_task
+    rows = [[say("arm_base"), *(_optional(x, readable) for x in (run.first.perplexity, *map(base.get, tasks)))]]
+    for arm, figures in arms.arms.items():
+        by_task = {task: score.perplexity for task, score in figures.by_task.items()}
+        cells = (figures.perplexity, *map(by_task.get, tasks))
+        rows.append([say(f"arm_{arm}"), *(_optional(x, readable) for x in cells)])
+    return Table(say("arms_title"), columns, rows)
 
 
 # ---- recommendation

@@ -56,6 +56,31 @@ PHRASES: Mapping[str, tuple[str, str]] = {
         "; no noise was added (σ = 0), so there is no privacy guarantee.",
     ),
     "unknown_bound": ("；运行文件夹中没有商户的隐私记录。", "; the run folder holds no merchant's privacy record."),
+    # arms
+    "arms": ("联邦、单店与集中", "Federated, alone and central"),
+    "arm": ("训练方式", "Arm"),
+    "arm_base": ("基座，未训练", "base, untrained"),
+    "arm_federated": ("联邦", "federated"),
+    "arm_local": ("单店各自训练", "each shop alone"),
+    "arm_central": ("集中训练（上限）", "central (upper bound)"),
+    "arms_title": ("同样的工作量，三种做法：留出文本的困惑度", "The same work done three ways: held-out perplexity"),
+    "arms_desc": ("困惑度：{values}。", "Perplexity: {values}."),
+    "arm_differs": (
+        "{arm}的困惑度比{than}{percent}（95% 区间 {low} 到 {high}，{customers} 位顾客）。",
+        "Perplexity {arm} against {than}: {percent} (95% interval {low} to {high}, {customers} customers).",
+    ),
+    "arm_no_difference": (
+        "{arm}与{than}的差别没有超出误差：{percent}（95% 区间 {low} 到 {high}，{customers} 位顾客）。",
+        "No difference beyond error, {arm} against {than}: {percent} (95% interval {low} to {high}, "
+        "{customers} customers).",
+    ),
+    "arms_note": (
+        "各方式的轮数、步数、噪声倍数与隐私上限相同，在同样的留出样本上评估；区间按顾客配对自助法得出，不含商户抽样与"
+        "本次噪声的波动。集中训练要求数据离开各店，只作上限，不可部署。",
+        "Every arm had the same rounds, steps, noise multiplier and privacy cap and is measured on the same held-out "
+        "examples. Intervals are a paired bootstrap over customers; they leave out the choice of merchants and the "
+        "luck of this run's noise. Central training needs rows to leave their shops: a bound, not a way to work.",
+    ),
     "recommend_outcome": (
         "在 {customers} 位留出顾客上，recall@10：{values}。",
         "On {customers} held-out customers, recall@10: {values}.",

@@ -162,6 +162,37 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ArmFigures:
+    """One arm of `arms.json`: figures of its last model on the held-out weeks of all shops."""
+
+    perplexity: Perplexity
+    tokens: Count
+    by_task: Mapping[str, Score] = field(default_factory=dict)
+    by_merchant: Mapping[str, Score] = field(default_factory=dict)
+    recommend: Recommend | None = None
+
+
+@dataclass(frozen=True)
+class ArmDifference:
+    """How far the perplexity of `arm` lies above (+) or below (-) that of `than`: per cent with a 95 % interval."""
+
+    arm: str
+    than: str
+    percent: float
+    low: float
+    high: float
+    customers: Count
+
+
+@dataclass(frozen=True)
+class Arms:
+    """`arms.json`: the same work done by each shop alone, or on all rows in one place."""
+
+    arms: Mapping[str, ArmFigures]
+    differences: tuple[ArmDifference, ...] = ()
+
+
+@dataclass(frozen=True)
 class Scenario:
     """The `[scenario]` table; `settings` keeps every table of the file as it was written."""
 
@@ -181,6 +212,7 @@ class RunResult:
     records: tuple[RoundRecord, ...] = field(default=(), repr=False)
     merchants: tuple[MerchantSummary, ...] = field(default=(), repr=False)
     samples: tuple[Sample, ...] = field(default=(), repr=False)
+    arms: Arms | None = field(default=None, repr=False)
 
     @property
     def first(self) -> RoundMetrics:
@@ -204,6 +236,7 @@ def load_run(folder: Path) -> RunResult:
         records=tuple(_read_json(path, RoundRecord) for path in sorted(folder.glob("rounds/*/round.json"))),
         merchants=tuple(_read_json(path, MerchantSummary) for path in sorted(folder.glob("merchants/*/summary.json"))),
         samples=_read_json(samples, tuple[Sample, ...]) if (samples := folder / "samples.json").exists() else (),
+        arms=_read_json(arms, Arms) if (arms := folder / "arms.json").exists() else None,
     )
 
 

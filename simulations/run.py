@@ -22,6 +22,7 @@ from common.lora import save
 from common.privacy.keys import load_public_key
 from common.privacy.policy import load_policy
 from server.rounds import latest_round
+from simulations.arms import run_arms
 from simulations.engines import check_engine, lead, set_threads
 from simulations.folder import Run, begin, resumed
 from simulations.measure import Held, copy_samples, hold_out, measure, read_metrics
@@ -47,8 +48,9 @@ def simulate(scenario: Scenario | None, folder: Path, *, resume: bool, report: R
     shops = make_world(run.scenario)
     prepare(run, shops, report)
     held = hold_out(run, shops)
-    del shops
     lead(run, functools.partial(measure, run, held, report=report))
+    if len(run.scenario.scenario.arms) > 1:
+        run_arms(run, shops, held, report)
     finish(run, held, report)
     return run
 

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ from common.privacy.plan import calibrate
 from common.privacy.policy import Policy
 
 Engine = Literal["inline", "ray", "deployment"]
+Arm = Literal["federated", "local", "central"]
+KNOWN_ARMS: tuple[Arm, ...] = get_args(Arm)
 World = Literal["shops-zh", "complete-journey"]
 
 
@@ -37,6 +39,12 @@ class About(Settings):
     lang: Literal["zh", "en"] = Field("zh", description="language of the shops' texts")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(7, description="seed of the world")
     merchants: Annotated[int, Field(ge=1, le=10_000)] = Field(8, description="how many shops take part")
+    arms: tuple[Arm, ...] = Field(
+        ("federated",), description="also train `local` (every shop alone) and `central` (all rows in one place)"
+    )
+    arm: str = Field(
+        "", pattern=r"^(central|local:[a-z0-9-]{1,64})?$", description="which further arm this run is; set by `arms`"
+    )
     control: Literal["", "cipher", "noise"] = Field(
         "", description="nothing to learn: `cipher` trains on enciphered texts, `noise` on rows without a target"
     )
@@ -102,7 +110,8 @@ class Scenario(Settings):
 
     def federation(self) -> FederationSettings:
         """Return the part that travels to merchants."""
-        training = self.training.model_copy(update={"merchants": self.scenario.merchants})
+        merchants = 1 if self.scenario.arm else self.scenario.merchants
+        training = self.training.model_copy(update={"merchants": merchants})
         return FederationSettings(model=self.model, lora=self.lora, training=training)
 
     def policy(self, merchant: str, base_digest: str) -> Policy:
@@ -118,7 +127,7 @@ class Scenario(Settings):
             "rate": privacy.rate,
             "steps": privacy.steps,
             "clip_norm": privacy.clip_norm,
-            "divisor": privacy.divisor,
+            "divisor": privacy.divisor * (self.scenario.merchants if self.scenario.arm == "central" else 1),
             "max_records_per_customer": privacy.max_records_per_customer,
             "max_tokens": privacy.max_tokens,
             "lora": {**self.lora.model_dump(), "alpha": int(alpha) if alpha.is_integer() else alpha},
@@ -162,6 +171,20 @@ def read_scenario(path: Path, changes: Mapping[str, Any] | None = None) -> Scena
     for key, value in nest(changes or {}).items():
         tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) else value
     return parse_settings(Scenario, tree, f"scenario {path.stem}")
+
+
+def parse_arms(text: str) -> tuple[str, ...]:
+    """Return the arms named in a comma-separated text, the federated one first.
+
+    >>> parse_arms("central,federated")
+    ('federated', 'central')
+    """
+    asked = [part.strip() for part in text.split(",") if part.strip()]
+    if unknown := [one for one in asked if one not in KNOWN_ARMS]:
+        raise UserError(f"--arms {text!r}: {', '.join(unknown)} is none of {', '.join(KNOWN_ARMS)}")
+    if "federated" not in asked:
+        raise UserError(f"--arms {text!r}: the other arms are compared with the federated one; name it too")
+    return tuple(one for one in KNOWN_ARMS if one in asked)
 
 
 def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:

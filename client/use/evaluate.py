@@ -5,6 +5,7 @@ B batch   T tokens
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,9 +49,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A shop's later weeks, never trained on: encoded tasks by name, and next-basket questions."""
+    """A shop's later weeks, never trained on: encoded tasks by name with the customers they are of, and questions."""
 
     tasks: Mapping[str, Sequence[Encoded]]
+    owners: Mapping[str, Sequence[str]]
     asked: Sequence[Asked]
     copy: Sequence[Example]
     customers: int
@@ -65,16 +67,17 @@ def held_out(shop: Shop, base: Base, until: datetime, max_tokens: int, per_task:
     """
     products = {product.item_id: product for product in shop.products}
     customers = gather(shop)
-    tasks = defaultdict(list)
+    posed = defaultdict(list)
     for customer in customers:
         for one in pose(customer, products, shop.lang, since=until):
-            tasks[one.example.task].append(one.example)
-    encoded = {
-        task: encode_examples(base, every_nth(found, per_task), max_tokens) for task, found in sorted(tasks.items())
-    }
+            posed[one.example.task].append((customer.id, one.example))
+    tasks = {task: every_nth(found, per_task) for task, found in sorted(posed.items())}
+    encoded = {task: encode_examples(base, [one for _, one in found], max_tokens) for task, found in tasks.items()}
+    owners = {task: [owner for owner, _ in found] for task, found in tasks.items()}
+    copy = [one for _, one in posed["文案"]]
     seen = catalogue(customers, {item: product.name for item, product in products.items()}, until)
     asked = [question for customer in customers if (question := _question(customer, until)) is not None]
-    return HeldOut(encoded, every_nth(asked, questions), tasks["文案"], len(customers), seen, shop.lang)
+    return HeldOut(encoded, owners, every_nth(asked, questions), copy, len(customers), seen, shop.lang)
 
 
 def every_nth(found: Sequence, limit: int) -> list:  # type: ignore[type-arg]
@@ -100,31 +103,40 @@ class Nats:
 
 def losses(bench: Bench, held: HeldOut) -> dict[str, Nats]:
     """Return the loss of every task's held-out target tokens."""
-    return {task: _loss(bench, found) for task, found in held.tasks.items()}
+    return {
+        task: Nats(math.fsum(one.total for one in found), sum(one.tokens for one in found))
+        for task, found in example_losses(bench, held).items()
+    }
 
 
-def _loss(bench: Bench, found: Sequence[Encoded]) -> Nats:
-    total, tokens = 0.0, 0
+def example_losses(bench: Bench, held: HeldOut) -> dict[str, list[Nats]]:
+    """Return the loss of every held-out example, task by task, in the order of `held.tasks` and `held.owners`."""
+    return {task: _losses(bench, found) for task, found in held.tasks.items()}
+
+
+def _losses(bench: Bench, found: Sequence[Encoded]) -> list[Nats]:
+    nats: dict[int, Nats] = {}
     with torch.inference_mode():
         for batch in by_length(found):
             rows = stack(
-                [([bench.base.end, *one.ids], [False, *one.counts]) for one in batch],
+                [([bench.base.end, *one.ids], [False, *one.counts]) for _, one in batch],
                 bench.base.end,
-                1 + len(batch[-1].ids),
+                1 + len(batch[-1][1].ids),
             )
             ids_BT, counts_BT = torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.counts_BT)
-            total += float(token_losses(bench.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum())
-            tokens += int(counts_BT.sum())
-    return Nats(total, tokens)
+            totals_B = token_losses(bench.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum(1)
+            for (place, _), total, tokens in zip(batch, totals_B.tolist(), counts_BT.sum(1).tolist(), strict=True):
+                nats[place] = Nats(total, tokens)
+    return [nats[place] for place in range(len(found))]
 
 
-def by_length(found: Sequence[Encoded]) -> list[list[Encoded]]:
-    """Return batches of at most `BATCH_TOKENS` padded tokens, shorter examples first."""
-    batches: list[list[Encoded]] = []
-    for one in sorted(found, key=lambda example: len(example.ids)):
+def by_length(found: Sequence[Encoded]) -> list[list[tuple[int, Encoded]]]:
+    """Return batches of at most `BATCH_TOKENS` padded tokens, shorter examples first, each with its place in `found`."""
+    batches: list[list[tuple[int, Encoded]]] = []
+    for place, one in sorted(enumerate(found), key=lambda pair: len(pair[1].ids)):
         if not batches or (len(batches[-1]) + 1) * (1 + len(one.ids)) > BATCH_TOKENS:
             batches.append([])
-        batches[-1].append(one)
+        batches[-1].append((place, one))
     return batches
 
 

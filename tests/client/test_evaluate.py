@@ -112,11 +112,12 @@ def test_losses_equal_a_direct_computation(fresh: Bench, held: HeldOut) -> None:
 def test_batches_hold_every_example_once_within_the_bound() -> None:
     found = [Encoded("t", (1,) * length, (True,) * length) for length in (900, 3, 3000, 40, 40, 5000, 2)]
     batches = by_length(found)
-    assert sorted(len(one.ids) for batch in batches for one in batch) == sorted(len(one.ids) for one in found)
+    assert sorted(place for batch in batches for place, _ in batch) == list(range(len(found)))
+    assert all(found[place] is one for batch in batches for place, one in batch)
     for batch in batches:
-        longest = max(len(one.ids) for one in batch)
+        longest = max(len(one.ids) for _, one in batch)
         assert len(batch) == 1 or len(batch) * (1 + longest) <= BATCH_TOKENS
-        assert longest == len(batch[-1].ids)
+        assert longest == len(batch[-1][1].ids)
 
 
 def test_evaluation_gives_the_same_figures_every_time(shop: Shop, fresh: Bench, held: HeldOut) -> None:
