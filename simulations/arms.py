@@ -68,7 +68,7 @@ def run_arms(run: Run, shops: Sequence[Shop], held: Held, report: Report) -> Non
     """Train every further arm of `run`, measure all of them and write `arms.json`; what is on disk is kept."""
     score_last(run, held)
     for arm in run.scenario.scenario.arms[1:]:
-        names = [f"local:{shop.id}" for shop in shops] if arm == "local" else [arm]
+        names = [f"local:{merchant}" for merchant in held.shops] if arm == "local" else [arm]
         for place, name in enumerate(names):
             report(f"arm {arm}: {place + 1} of {len(names)}")
             _one(run, name, shops, held)
@@ -158,7 +158,7 @@ def _figures(losses: Sequence[Loss], recommend: Sequence[Mapping[str, Any]]) -> 
             ranker: sum(one["customers"] * one[measure][ranker] for one in recommend if one["customers"]) / customers
             for ranker in next(one for one in recommend if one["customers"])[measure]
         }
-        for measure in ("recall@10", "ndcg@10")
+        for measure in (("recall@10", "ndcg@10") if customers else ())
     }
     return {
         **_perplexity(losses),
@@ -186,16 +186,24 @@ def difference(arm: str, ours: Sequence[Loss], than: str, theirs: Sequence[Loss]
     each merchant; the merchants, and the noise of this one run, are as they are. Raises `UserError` when the examples
     differ.
     """
-    same = [(one.merchant, one.customer, one.task, one.tokens) for one in ours]
-    if same != [(one.merchant, one.customer, one.task, one.tokens) for one in theirs]:
-        raise UserError(f"the arms {arm} and {than} were measured on different examples; remove {FOLDER} and --resume")
-    tables = [_by_customer(ours, theirs, merchant) for merchant in _names(ours, "merchant")]
+    tables = losses_by_customer(ours, theirs)
     generator = np.random.default_rng(seed)
     drawn = sum((_resampled(table, generator) for table in tables), np.zeros((RESAMPLES, 2)))
     total = np.sum([table.sum(0) for table in tables], axis=0)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
     percent, low, high = (round(100 * float(np.expm1(one)), 4) for one in (total[0] / total[1], low, high))
     return Difference(arm, than, percent, low, high, sum(map(len, tables)))
+
+
+def losses_by_customer(ours: Sequence[Loss], theirs: Sequence[Loss]) -> list[Array]:
+    """Return one table a merchant, (customers, 2): the difference in nats and the tokens; both measured alike.
+
+    Raises `UserError` when the two were measured on different examples.
+    """
+    same = [(one.merchant, one.customer, one.task, one.tokens) for one in ours]
+    if same != [(one.merchant, one.customer, one.task, one.tokens) for one in theirs]:
+        raise UserError("two models were measured on different examples; measure them again on the same scenario")
+    return [_by_customer(ours, theirs, merchant) for merchant in _names(ours, "merchant")]
 
 
 def _by_customer(ours: Sequence[Loss], theirs: Sequence[Loss], merchant: str) -> Array:

@@ -1,7 +1,8 @@
-"""`fugou simulate | scenarios | compare | bench | pretrain`."""
+"""`fugou simulate | scenarios | compare | study | bench | pretrain`."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from common.cli import announce, as_json, language
-from common.errors import NotBuiltYet, UserError
+from common.errors import UserError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -129,6 +130,26 @@ def scenarios(name: str | None, json_: bool) -> None:
 
 
 @click.command()
+@click.argument("name")
+@click.option(
+    "-o", "--output", type=FOLDER, help="Folder of the study; default runs/NAME. A stopped one goes on there."
+)
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+def study(name: str, output: Path | None, json_: bool) -> None:
+    """Run a study: settings varied against each other over several seeds, with intervals; a stopped one goes on.
+
+    Example: fugou study study-methods -o runs/methods
+    """
+    quiet_libraries()
+    from simulations.study import load_study, run_study
+
+    asked = load_study(name)
+    result = run_study(asked, output or Path("runs") / asked.name, announce)
+    if json_:
+        as_json(result)
+
+
+@click.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("-o", "--output", type=FILE, default=Path("compare.html"), show_default=True, help="The page to write.")
 def compare(runs: tuple[Path, ...], output: Path) -> None:
@@ -146,12 +167,27 @@ def compare(runs: tuple[Path, ...], output: Path) -> None:
 @click.command()
 @click.argument("names", nargs=-1)
 @click.option("-o", "--output", type=FILE, help="JSON file to write.")
-def bench(names: tuple[str, ...], output: Path | None) -> None:
-    """Measure fugou beside its peers.
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting, such as ingest.times=0.")
+def bench(names: tuple[str, ...], output: Path | None, changes: tuple[str, ...]) -> None:
+    """Measure fugou, each part in a process of its own; without a name, list the benchmarks.
 
-    Example: fugou bench dp-step
+    Example: fugou bench ingest -o ingest.json
     """
-    raise NotBuiltYet("fugou bench is not built yet")
+    from common.config import nest
+    from common.files import write_atomic
+    from simulations.bench import BENCHMARKS, run_benchmarks
+    from simulations.scenario import parse_changes
+
+    if not names:
+        for name, one in BENCHMARKS.items():
+            click.echo(f"{name}\t{one.about}")
+        return
+    found = run_benchmarks(names, nest(parse_changes(changes)), announce)
+    if output:
+        write_atomic(output, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
+        announce(f"written to {output}")
+    else:
+        as_json(found)
 
 
 @click.command()

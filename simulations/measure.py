@@ -54,7 +54,7 @@ def hold_out(run: Run, shops: Sequence[Shop]) -> Held:
                 wanted.per_task,
                 wanted.questions,
             )
-            for shop in shops
+            for shop in (shops[: wanted.shops] if wanted.shops else shops)
         },
         work,
     )

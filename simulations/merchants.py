@@ -28,16 +28,16 @@ IDS = ("customer_id", "item_id", "review_id", "dialog_id", "campaign_id")
 Report = Callable[[str], None]
 
 
-def make_world(scenario: Scenario) -> tuple[Shop, ...]:
-    """Return the scenario's shops."""
+def make_world(scenario: Scenario) -> Sequence[Shop]:
+    """Return the scenario's shops; made-up ones are made one by one, as they are looked at."""
     about, world = scenario.scenario, scenario.world
     if about.world == "complete-journey":
         from simulations.journey import load_shops
 
         return load_shops(about.merchants, households=world.households or None)
-    from simulations.world import make_shops
+    from simulations.world import LazyShops
 
-    return make_shops(about.merchants, world.customers, about.seed, skew=world.skew, weeks=world.weeks)
+    return LazyShops(about.merchants, world.customers, about.seed, skew=world.skew, weeks=world.weeks)
 
 
 def shops_of(scenario: Scenario, shops: Sequence[Shop]) -> Sequence[Shop]:

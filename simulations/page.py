@@ -652,7 +652,7 @@ def _merchants_table(run: RunResult, say: Say) -> Table:
     rows: list[list[str | Badge]] = [
         [
             summaries[merchant].label if merchant in summaries else merchant,
-            f"{summaries[merchant].customers:,}" if merchant in summaries else "–",
+            _optional(summaries[merchant].customers if merchant in summaries else None, "{:,}".format),
             *_own_course(merchant, run),
             *(_badge(did.get(merchant, {}).get(number), say) for number in numbers),
         ]

@@ -122,7 +122,7 @@ class MerchantSummary:
     period: str
     epsilon_limit: Epsilon | None
     name: str = ""
-    customers: Count = 0
+    customers: Count | None = None
     charges: Charges = Charges()
     rounds_left: int | None = None
     sigma: float | None = None

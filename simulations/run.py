@@ -24,7 +24,7 @@ from common.privacy.policy import load_policy
 from server.rounds import latest_round
 from simulations.arms import run_arms
 from simulations.engines import check_engine, lead, set_threads
-from simulations.folder import Run, begin, resumed
+from simulations.folder import SCENARIO, Run, begin, resumed
 from simulations.measure import Held, copy_samples, hold_out, measure, read_metrics
 from simulations.merchants import make_world, prepare
 from simulations.page import report_data, write_report
@@ -55,6 +55,19 @@ def simulate(scenario: Scenario | None, folder: Path, *, resume: bool, report: R
     return run
 
 
+def train(scenario: Scenario, folder: Path) -> Run:
+    """Return a run that only trains and is measured at its end, with all its arms: what a study compares."""
+    check_engine(scenario)
+    run = resumed(folder, scenario) if (folder / SCENARIO).exists() else begin(folder, scenario)
+    set_threads(run.scenario)
+    shops = make_world(run.scenario)
+    prepare(run, shops, lambda _: None)
+    held = hold_out(run, shops)
+    lead(run, lambda _: None)
+    run_arms(run, shops, held, lambda _: None)
+    return run
+
+
 def finish(run: Run, held: Held, report: Report) -> None:
     """Write the shared model, each merchant's summary, samples of copy and the report."""
     last = latest_round(run.folder)
@@ -65,17 +78,16 @@ def finish(run: Run, held: Held, report: Report) -> None:
     samples = copy_samples(run, held, last.number)
     write_atomic(run.folder / "samples.json", json.dumps(samples, ensure_ascii=False, indent=1) + "\n")
     for folder in run.merchants:
-        write_atomic(
-            folder / SUMMARY,
-            json.dumps(summary(folder, held.shops[folder.name].customers), ensure_ascii=False, indent=1) + "\n",
-        )
+        measured = held.shops.get(folder.name)
+        told = summary(folder, measured.customers if measured else None)
+        write_atomic(folder / SUMMARY, json.dumps(told, ensure_ascii=False, indent=1) + "\n")
     result = load_run(run.folder)
     write_atomic(run.folder / "report.json", json.dumps(report_data(result), ensure_ascii=False, indent=1) + "\n")
     write_report(result, run.folder / "report.html", run.scenario.scenario.lang)
     report(f"report: {run.folder / 'report.html'}")
 
 
-def summary(folder: Path, customers: int) -> dict[str, Any]:
+def summary(folder: Path, customers: int | None) -> dict[str, Any]:
     """Return one merchant's budget, read from its ledger; the simulator may, the coordinator never sees it."""
     policy = load_policy(folder / POLICY, public_key=load_public_key(folder / "keys" / "officer.pub"))
     settings = tomllib.loads((folder / "merchant.toml").read_text("utf-8"))["merchant"]

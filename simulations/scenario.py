@@ -55,8 +55,8 @@ class WorldSettings(Settings):
 
     customers: Annotated[int, Field(ge=2)] = Field(240, description="customers a shop (shops-zh)")
     weeks: Annotated[int, Field(ge=12)] = Field(40, description="weeks of history (shops-zh)")
-    skew: Annotated[float, Field(gt=0)] = Field(
-        0.6, description="Dirichlet concentration of tastes; smaller is more uneven"
+    skew: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.6, description="0: all shops sell everything alike, 1: each keeps to its own theme (shops-zh)"
     )
     households: Annotated[int, Field(ge=0)] = Field(
         0, description="take at most so many households; 0 takes all (complete-journey)"
@@ -93,6 +93,7 @@ class EvaluationSettings(Settings):
     """How much of the held-out weeks is measured after each round."""
 
     per_task: Annotated[int, Field(ge=0)] = Field(24, description="held-out tasks of a kind, a shop")
+    shops: Annotated[int, Field(ge=0)] = Field(0, description="measure on the first so many shops; 0 takes all")
     questions: Annotated[int, Field(ge=0)] = Field(30, description="next-basket questions a shop, first and last round")
 
 
@@ -147,7 +148,7 @@ class Scenario(Settings):
 def shipped() -> dict[str, Path]:
     """Return name -> file of every scenario that ships."""
     folder = Path(str(resources.files("simulations"))) / "scenarios"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {path.stem: path for path in sorted(folder.glob("*.toml")) if not path.stem.startswith("study-")}
 
 
 def load_scenario(name: str, changes: Mapping[str, Any] | None = None) -> Scenario:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,8 +151,34 @@ def make_shops(
     `skew` says how different their assortments are: 0, all sell everything alike; 1, each keeps to its own theme.
     Raises `UserError` for arguments that no world can be made of.
     """
-    setting = _check(merchants, Setting(customers, seed, skew, weeks))
-    return tuple(_make_shop(_plan(index, setting), index, setting) for index in range(merchants))
+    return tuple(LazyShops(merchants, customers, seed, skew=skew, weeks=weeks))
+
+
+class LazyShops(Sequence[Shop]):
+    """The shops that `make_shops` returns, each made when it is asked for and kept by nobody."""
+
+    def __init__(self, merchants: int, customers: int, seed: int, *, skew: float, weeks: int) -> None:
+        self._setting = _check(merchants, Setting(customers, seed, skew, weeks))
+        self._merchants = merchants
+
+    def __len__(self) -> int:
+        return self._merchants
+
+    @overload
+    def __getitem__(self, place: int) -> Shop: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Shop]: ...
+    def __getitem__(self, place: int | slice) -> Shop | Sequence[Shop]:
+        """Return one shop, or several."""
+        places = range(self._merchants)[place]
+        if isinstance(places, range):
+            return [self[one] for one in places]
+        return _make_shop(_plan(places, self._setting), places, self._setting)
+
+    @property
+    def ids(self) -> list[str]:
+        """The shops' ids, without making the shops."""
+        return [shop_id(index) for index in range(self._merchants)]
 
 
 def truth(
@@ -218,7 +245,16 @@ def _plan(index: int, setting: Setting) -> Plan:
     popularity_N = _popularity(rng, items, shares_C)
     crowd = np.random.default_rng([setting.seed, index, 1])
     customers = tuple(_customer(crowd, number, items, popularity_N, setting) for number in range(setting.customers))
-    return Plan(f"shop-{index + 1:02d}", name, items, customers)
+    return Plan(shop_id(index), name, items, customers)
+
+
+def shop_id(index: int) -> str:
+    """Return the id of shop number `index`.
+
+    >>> shop_id(0)
+    'shop-01'
+    """
+    return f"shop-{index + 1:02d}"
 
 
 def _shares(rng: np.random.Generator, index: int, skew: float) -> Floats:

@@ -1,0 +1,288 @@
+"""A study: many short runs that differ in a few settings, several seeds each, one table with intervals.
+
+    sweep       settings varied against each other; every combination is a cell
+    tuning      a cell may try a few values of one more setting on a seed of its own and keep the best; that seed is in
+                no table, so the choice has seen none of the figures that are reported
+    cell        the chosen settings on every seed of the study
+
+A cell's figure is the mean over seeds of the held-out nats a token. Two cells are compared seed by seed and customer by
+customer: a paired bootstrap that draws seeds, then customers within each shop (Efron & Tibshirani 1993, chapter 13;
+two levels as in Ren et al. 2010, doi:10.1080/02664760903046102), so that both the luck of the noise and the choice of
+customers are in the interval.
+
+Every run is on disk under runs/, named by what it ran; a study that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from common.config import Settings, parse_settings
+from common.errors import UserError
+from common.files import canonical_json, write_atomic
+from simulations.arms import Loss, losses_by_customer, losses_of
+from simulations.scenario import Arm, Scenario, load_scenario
+
+RESULT, TABLE = "study.json", "study.md"
+RESAMPLES = 2000
+
+Report = Callable[[str], None]
+Changes = Mapping[str, Any]
+
+
+class Sweep(Settings):
+    """Settings varied against each other."""
+
+    name: str
+    vary: Mapping[str, tuple[Any, ...]] = Field(min_length=1)
+    arms: tuple[Arm, ...] = ("federated",)
+    tune: Mapping[str, tuple[Any, ...]] = Field(default_factory=dict, max_length=1)
+    against: Mapping[str, Any] = Field(default_factory=dict)
+    """The cell that others are compared with: the values of some of `vary`; the others stay equal."""
+
+
+class Study(Settings):
+    """A study file: what every run has in common, and the sweeps."""
+
+    name: str
+    title: str = ""
+    scenario: str = "shops-zh"
+    seeds: tuple[int, ...] = Field(min_length=2)
+    tune_seed: int = 1
+    changes: Mapping[str, Any] = Field(default_factory=dict)
+    sweep: tuple[Sweep, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of a table: the settings it varies, those that were tuned for it, and its figure."""
+
+    settings: Changes
+    tuned: Changes
+    arm: str
+    perplexity: float
+    by_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a cell's perplexity lies above (+) or below (-) that of the one it is held against, in per cent."""
+
+    percent: float
+    low: float
+    high: float
+
+
+def shipped_studies() -> dict[str, Path]:
+    """Return name -> file of every study that ships."""
+    folder = Path(str(resources.files("simulations"))) / "scenarios"
+    return {path.stem: path for path in sorted(folder.glob("study-*.toml"))}
+
+
+def load_study(name: str) -> Study:
+    """Return the shipped study `name`, or the one in the file `name`; raise `UserError` for one that cannot be run."""
+    known = shipped_studies()
+    path = known.get(name) or Path(name)
+    try:
+        study = parse_settings(Study, tomllib.loads(path.read_text("utf-8")), f"study {path}")
+    except OSError as error:
+        names = ", ".join(known) or "none"
+        raise UserError(f"study {name!r} cannot be read: {error.strerror}; shipped: {names}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"study {path} is not TOML: {error}") from None
+    if study.tune_seed in study.seeds:
+        raise UserError(f"study {path}: tune_seed = {study.tune_seed} is among the seeds; tune on a seed of its own")
+    for sweep in study.sweep:
+        for changes in cells(sweep):
+            scenario_of(study, sweep, changes, study.seeds[0])
+    return study
+
+
+def cells(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    """Yield every combination of the sweep's values.
+
+    >>> list(cells(Sweep(name="s", vary={"a.b": (1, 2), "a.c": (3,)})))
+    [{'a.b': 1, 'a.c': 3}, {'a.b': 2, 'a.c': 3}]
+    """
+    for values in itertools.product(*sweep.vary.values()):
+        yield dict(zip(sweep.vary, values, strict=True))
+
+
+def scenario_of(study: Study, sweep: Sweep, changes: Changes, seed: int) -> Scenario:
+    """Return the scenario of one run."""
+    seeds = {"scenario.seed": seed, "training.seed": seed, "scenario.arms": sweep.arms}
+    return load_scenario(study.scenario, {**study.changes, **changes, **seeds})
+
+
+def run_folder(out: Path, scenario: Scenario) -> Path:
+    """Return where the run of `scenario` lies: runs/ and the first digits of a digest of its settings."""
+    text = canonical_json(scenario.model_dump(mode="json"))
+    return out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_study(study: Study, out: Path, report: Report) -> dict[str, Any]:
+    """Run what is still to run, write study.json and study.md, and return the former's content."""
+    _claim(study, out)
+    tables = [_run_sweep(study, sweep, out, report) for sweep in study.sweep]
+    result = {"study": study.model_dump(mode="json"), "sweeps": tables}
+    write_atomic(out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    write_atomic(out / TABLE, as_markdown(study, tables))
+    report(str(out / TABLE))
+    return result
+
+
+def _claim(study: Study, out: Path) -> None:
+    """Write the study into its folder, or check that the folder is of the same study."""
+    path, text = out / "asked.json", json.dumps(study.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n"
+    if path.exists():
+        if path.read_text("utf-8") != text:
+            raise UserError(f"{out} holds another study or other settings of it; choose another folder with -o")
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no study; choose another folder with -o")
+    else:
+        write_atomic(path, text)
+
+
+def _run_sweep(study: Study, sweep: Sweep, out: Path, report: Report) -> dict[str, Any]:
+    found: dict[tuple[str, str], list[list[Loss]]] = {}
+    rows: list[Cell] = []
+    every = list(cells(sweep))
+    for place, changes in enumerate(every, start=1):
+        report(f"{sweep.name}: cell {place} of {len(every)}: {words(changes)}")
+        tuned = _tuned(study, sweep, changes, out)
+        for arm in sweep.arms:
+            losses = [_losses(study, sweep, {**changes, **tuned}, seed, out, arm) for seed in study.seeds]
+            rows.append(
+                Cell(changes, tuned, arm, math.exp(sum(map(nats, losses)) / len(losses)), _perplexities(losses))
+            )
+            found[canonical_json(changes), arm] = losses
+    return {"name": sweep.name, "rows": [_row(sweep, row, found) for row in rows]}
+
+
+def _perplexities(losses: Sequence[Sequence[Loss]]) -> tuple[float, ...]:
+    return tuple(round(math.exp(nats(one)), 4) for one in losses)
+
+
+def _row(sweep: Sweep, row: Cell, found: Mapping[tuple[str, str], list[list[Loss]]]) -> dict[str, Any]:
+    against = (canonical_json({**row.settings, **sweep.against}), "federated")
+    mine = (canonical_json(dict(row.settings)), row.arm)
+    gap = None if against == mine or against not in found else vars(compare(found[mine], found[against]))
+    return {**vars(row), "perplexity": round(row.perplexity, 4), "gap": gap}
+
+
+def nats(losses: Sequence[Loss]) -> float:
+    """Return the mean nats a token."""
+    return math.fsum(one.nats for one in losses) / sum(one.tokens for one in losses)
+
+
+def _tuned(study: Study, sweep: Sweep, changes: Changes, out: Path) -> dict[str, Any]:
+    """Return the tuned setting with the lowest loss of the federated arm on the tuning seed."""
+    if not sweep.tune:
+        return {}
+    ((key, values),) = sweep.tune.items()
+    alone = sweep.model_copy(update={"arms": ("federated",)})
+    tried = {
+        value: nats(_losses(study, alone, {**changes, key: value}, study.tune_seed, out, "federated"))
+        for value in values
+    }
+    return {key: min(tried, key=tried.__getitem__)}
+
+
+def _losses(study: Study, sweep: Sweep, changes: Changes, seed: int, out: Path, arm: str) -> list[Loss]:
+    """Return the held-out losses of one run, run now unless it was before."""
+    from simulations.run import train
+
+    scenario = scenario_of(study, sweep, changes, seed)
+    folder = run_folder(out, scenario)
+    if not (folder / "done").exists():
+        train(scenario, folder)
+        write_atomic(folder / "done", "")
+    return losses_of(folder, arm)[0]
+
+
+def compare(ours: Sequence[Sequence[Loss]], theirs: Sequence[Sequence[Loss]], seed: int = 0) -> Gap:
+    """Return how far `ours`, one list of losses a seed, lies from `theirs`: 100 (exp(mean nats a token) - 1).
+
+    The interval draws seeds with replacement, and customers with replacement within each shop of each seed.
+    """
+    generator = np.random.default_rng(seed)
+    tables = [losses_by_customer(mine, other) for mine, other in zip(ours, theirs, strict=True)]
+    each = np.array([np.sum([shop.sum(0) for shop in shops], axis=0) for shops in tables])
+    drawn = np.stack([_resampled(shops, generator) for shops in tables])  # (seeds, RESAMPLES)
+    picks = generator.integers(0, len(tables), (RESAMPLES, len(tables)))
+    means = drawn[picks, np.arange(RESAMPLES)[:, None]].mean(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    percent, low, high = (round(100 * float(np.expm1(one)), 4) for one in ((each[:, 0] / each[:, 1]).mean(), low, high))
+    return Gap(percent, low, high)
+
+
+def _resampled(shops: Sequence[Any], generator: np.random.Generator) -> Any:
+    """Return (RESAMPLES,) differences in nats a token, customers drawn within each shop."""
+    total = np.zeros((RESAMPLES, 2))
+    for table_C2 in shops:
+        count = len(table_C2)
+        total += generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) @ table_C2
+    return total[:, 0] / total[:, 1]
+
+
+# ---- the table
+
+
+def words(changes: Changes) -> str:
+    """Return settings as a person would say them.
+
+    >>> words({"training.method": "ffa", "privacy.epsilon": 8.0})
+    'method ffa, epsilon 8'
+    """
+    return ", ".join(f"{key.rpartition('.')[2]} {_value(value)}" for key, value in changes.items())
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_markdown(study: Study, tables: Sequence[Mapping[str, Any]]) -> str:
+    """Return the tables of a study; every epsilon in them stands with delta, unit and period in the line above."""
+    scenario = load_scenario(study.scenario, study.changes)
+    privacy = scenario.privacy
+    lines = [
+        f"# {study.title or study.name}",
+        "",
+        f"Scenario `{study.scenario}` with {words(study.changes) or 'nothing changed'}; seeds "
+        f"{', '.join(map(str, study.seeds))}; tuned on seed {study.tune_seed}. Epsilon is a merchant's cap at delta = "
+        f"{privacy.delta:g} for one customer, period {privacy.period}. Perplexity is of held-out target tokens; the "
+        "gap is in per cent of perplexity with a 95 % interval over seeds and customers.",
+    ]
+    for table in tables:
+        lines += ["", f"## {table['name']}", "", *_markdown_rows(table["rows"])]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = list(rows[0]["settings"])
+    tuned = list(rows[0]["tuned"])
+    heads = [*(key.rpartition(".")[2] for key in keys), "arm", *(key.rpartition(".")[2] for key in tuned)]
+    lines = [
+        f"| {' | '.join(heads)} | perplexity | gap | 95 % interval |",
+        f"| {' | '.join('---' for _ in heads)} | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        cells_ = (
+            [_value(row["settings"][key]) for key in keys] + [row["arm"]] + [_value(row["tuned"][k]) for k in tuned]
+        )
+        gap = row["gap"]
+        percent = f"{gap['percent']:+.1f} % | {gap['low']:+.1f} to {gap['high']:+.1f}" if gap else "– | –"
+        lines.append(f"| {' | '.join(cells_)} | {row['perplexity']:.1f} | {percent} |")
+    return lines
