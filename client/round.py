@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,8 +29,22 @@ from client.train.state import dataset
 from client.train.trainer import LocalSettings, train_round
 from common.config import LoraSettings
 from common.errors import FugouError, Refused, UserError
-from common.files import sha256
-from common.lora import Adapter, Bench, bench, check_manifest, digest, lift, manifest, to_bytes
+from common.factors import Closed, at_rank, axis, close, cut, opened
+from common.files import sha256, write_atomic
+from common.lora import (
+    A_END,
+    B_END,
+    Adapter,
+    Bench,
+    bench,
+    check_manifest,
+    initial,
+    lift,
+    manifest,
+    residual_in,
+    to_bytes,
+)
+from common.methods import METHODS
 from common.model import check_length
 from common.privacy.keys import load_key, load_public_key, public_path
 from common.privacy.ledger import Ledger, has_entries
@@ -39,9 +55,11 @@ from common.wire import TrainAsk, TrainReply, unpack_ask
 log = logging.getLogger("fugou.client")
 
 NORM_LIMIT = 1e4
+MOST_DIRECTIONS = 4096
+"""A residual of more would be larger than the layers it belongs into."""
+OWN = "models/own"
 PRIVATE_KEYS_OF_AN_ASK = frozenset(PRIVATE_KEYS) - {"app_digest"}
 """What a message may name only as the policy has it; `check_ask` compares them, everything else beside an ask is refused."""
-METHODS = ("fedavg", "ffa", "fedsvd")
 
 
 def take_part(content: object, folder: Path) -> TrainReply:
@@ -77,15 +95,17 @@ def _answer(
     update, reason = b"", ""
     try:
         work = examine(ask, extra, policy.policy, settings, ledger)
-        plan = plan_round(policy, ask.run, ask.round, digest(ask.adapter))
+        plan = plan_round(policy, ask.run, ask.round, ask.digest)
         with ledger.reserve(plan) as reservation:
             if reservation.stored:
                 update = reservation.stored.read()
             else:
                 reservation.touch()
-                update = to_bytes(_updated(ask, plan, policy.policy, settings, work))
+                closed = _trained(ask, plan, policy.policy, settings, work)
+                keep_own(settings.folder, ask, closed.kept)
+                update = to_bytes(closed.update)
                 ledger.release(reservation, update)
-        charge = {**asdict(plan.charge), "delta": plan.delta, "unit": policy.policy.unit}
+        charge = {**asdict(plan.charge), "divisor": plan.divisor, "delta": plan.delta, "unit": policy.policy.unit}
     except Refused as refusal:
         log.warning("%s refuses round %d: %s", settings.merchant.id, ask.round, refusal)
         reason = str(refusal)
@@ -139,19 +159,56 @@ def compare(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: Merc
     check_ask(policy, words_of(ask, extra))
     if ask.method not in METHODS:
         raise Refused(f"method = {ask.method!r} is none of {', '.join(METHODS)}")
-    lora = LoraSettings(targets=policy.lora.targets, rank=policy.lora.rank, alpha=policy.lora.alpha)
-    work = bench(settings.model.base, lora)
+    work = bench(settings.model.base, lora_of(policy, ask.method))
     check_length(work.base, policy.max_tokens)
     if ask.base_digest != work.base.digest:
         raise Refused(f"base_digest = {ask.base_digest[:16]}…; this merchant holds {work.base.digest[:16]}…")
-    try:
-        check_manifest(ask.adapter, manifest(lift(work.model)))
-    except UserError as error:
-        raise Refused(f"{error}; the policy allows exactly rank {lora.rank} on {', '.join(lora.targets)}") from None
-    norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(one) for one in ask.adapter.values()])))
-    if not norm <= NORM_LIMIT:
-        raise Refused(f"the adapter's norm is {norm:.3g}, above {NORM_LIMIT:g}: no sane run gets there")
+    check_tensors(ask, policy, manifest(lift(work.model)))
     return work
+
+
+def lora_of(policy: Policy, method: str) -> LoraSettings:
+    """Return the shape of what the merchant's model carries: the policy's, twice as wide with a private half beside it."""
+    wide = 2 if METHODS[method].own else 1
+    return LoraSettings(targets=policy.lora.targets, rank=wide * policy.lora.rank, alpha=wide * policy.lora.alpha)
+
+
+def check_tensors(ask: TrainAsk, policy: Policy, model: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `Refused` unless adapter and residual fit the policy: its layers, its scale, at least its rank, sane norms."""
+    rank, scale = policy.lora.rank, policy.lora.alpha / policy.lora.rank
+    if not math.isclose(ask.scale, scale):
+        raise Refused(f"scale = {ask.scale:g}; the policy has alpha / rank = {scale:g}")
+    try:
+        check_manifest(ask.adapter, at_rank(model, max(rank, _rank(ask.adapter))))
+        _check_residual(ask, model)
+    except UserError as error:
+        raise Refused(f"{error}; the policy allows rank {rank} on {', '.join(policy.lora.targets)}") from None
+    for tensors in (ask.adapter, ask.residual):
+        norm = math.sqrt(sum(float(torch.linalg.vector_norm(one)) ** 2 for one in tensors.values()))
+        if not norm <= NORM_LIMIT:
+            raise Refused(f"the adapter's norm is {norm:.3g}, above {NORM_LIMIT:g}: no sane run gets there")
+
+
+def _rank(adapter: Adapter) -> int:
+    """Return the rank that the first tensor declares, at most `MOST_DIRECTIONS`; 0 where there is none."""
+    name = min(adapter, default="")
+    shape = adapter[name].shape if name else ()
+    return min(shape[axis(name)], MOST_DIRECTIONS) if len(shape) == 2 else 0
+
+
+def _check_residual(ask: TrainAsk, model: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `UserError` unless the residual has both factors of one rank for layers that the model has, and is wanted."""
+    if ask.residual and not METHODS[ask.method].residual:
+        raise UserError(f"the ask carries a residual, which {ask.method} has none of")
+    for name, tensor in ask.residual.items():
+        at = axis(name)
+        end, other = (A_END, B_END) if at == 0 else (B_END, A_END)
+        partner = ask.residual.get(name.removesuffix(end) + other)
+        wanted = list(model.get(name, ()))
+        if wanted:
+            wanted[at] = min(tensor.shape[at] if tensor.dim() == 2 else 0, MOST_DIRECTIONS)
+        if list(tensor.shape) != wanted or partner is None or partner.shape[1 - at] != tensor.shape[at]:
+            raise UserError(f"residual {name!r} is {tuple(tensor.shape)}, expected {tuple(wanted)} and its partner")
 
 
 def words_of(ask: TrainAsk, extra: frozenset[str]) -> dict[str, object]:
@@ -162,7 +219,7 @@ def words_of(ask: TrainAsk, extra: frozenset[str]) -> dict[str, object]:
         "round": ask.round,
         "method": ask.method,
         "learning_rate": ask.local_rate,
-        "adapter_digest": digest(ask.adapter),
+        "adapter_digest": ask.digest,
         "base_digest": ask.base_digest,
         "app_digest": app_digest(),
     }
@@ -181,16 +238,51 @@ def app_digest() -> str:
     return sha256(b"".join(f"{room}/{name}\0".encode() + path.read_bytes() + b"\0" for room, name, path in files))
 
 
-def _updated(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench) -> Adapter:
+def _trained(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench) -> Closed:
+    """Return what travels and what stays after the round's private steps, at the policy's own rank."""
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
-    return train_round(
-        work.model,
-        ask.adapter,
-        dataset(settings, work.base, policy),
-        plan,
-        randomness_for(plan, ask.seed),
-        method=ask.method,
-        local_rate=ask.local_rate,
-        settings=LocalSettings(settings.train.microbatch, settings.train.device),
-    )
+    asked = cut(ask.adapter, 0, policy.lora.rank)
+    carried = opened(asked, own_parts(settings.folder, ask, work, policy.lora.rank), ask.method)
+    with residual_in(work.model, ask.residual, ask.scale):
+        change = train_round(
+            work.model,
+            carried,
+            dataset(settings, work.base, policy),
+            plan,
+            randomness_for(plan, ask.seed),
+            method=ask.method,
+            local_rate=ask.local_rate,
+            settings=LocalSettings(settings.train.microbatch, settings.train.device),
+        )
+    after = {name: tensor + change[name] if name in change else tensor for name, tensor in carried.items()}
+    return close(after, asked, ask.method, ask.round)
+
+
+# What a merchant keeps for itself, under methods that have such parts.
+
+
+def own_folder(folder: Path, run: str) -> Path:
+    """Return where the merchant in `folder` keeps its own parts of the run."""
+    return folder / OWN / sha256(run.encode())[:16]
+
+
+def own_parts(folder: Path, ask: TrainAsk, work: Bench, rank: int) -> Adapter:
+    """Return what the merchant kept after the last round of the run it took part in, or a start of its own."""
+    travel = METHODS[ask.method]
+    if not (travel.own or travel.stays):
+        return {}
+    earlier = [path for path in own_folder(folder, ask.run).glob("*.safetensors") if int(path.stem) < ask.round]
+    if earlier:
+        return dict(sorted(from_safetensors(max(earlier).read_bytes()).items()))
+    return cut(initial(work.model, ask.seed), rank, 2 * rank) if travel.own else {}
+
+
+def keep_own(folder: Path, ask: TrainAsk, kept: Adapter) -> None:
+    """Write what stays at the merchant after the ask's round, whole or not at all; older rounds but one go."""
+    if not kept:
+        return
+    mine = own_folder(folder, ask.run)
+    write_atomic(mine / f"{ask.round:06d}.safetensors", to_bytes(kept))
+    for path in sorted(mine.glob("*.safetensors"))[:-2]:
+        path.unlink()

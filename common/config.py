@@ -9,14 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import UserError
 from common.files import canonical_json, sha256
+from common.methods import METHODS
 
-Method = Literal["fedavg", "ffa", "fedsvd"]
-ServerOptimizer = Literal["sgd", "adam"]
+ServerOptimizer = Literal["sgd", "adam", "yogi"]
+RobustRule = Literal["none", "norm", "krum", "trimmed", "median"]
+Voices = Literal["equal", "band", "noise"]
 S = TypeVar("S", bound=BaseModel)
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"none of {', '.join(METHODS)}")
+    return name
+
+
+Method = Annotated[str, AfterValidator(_known_method)]
 
 
 class Settings(BaseModel):
@@ -43,11 +54,28 @@ class LoraSettings(Settings):
 class TrainingSettings(Settings):
     """How rounds run and how replies become the next shared adapter."""
 
-    method: Method = Field("fedsvd", description="aggregation rule: fedavg, ffa or fedsvd")
+    method: Method = Field("fedsvd", description=f"aggregation rule: {', '.join(METHODS)}")
     rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(10, description="rounds of the run")
     local_rate: Annotated[float, Field(gt=0, le=10)] = Field(1.0, description="learning rate of a merchant's steps")
     server_optimizer: ServerOptimizer = Field("sgd", description="what the server does with the mean update")
     server_rate: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="learning rate of the server")
+    robust: RobustRule = Field("none", description="guard against harmful replies: none, norm, krum, trimmed, median")
+    liars: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.2, description="share of merchants that may lie (krum, trimmed)"
+    )
+    limit: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="largest norm of an update (norm); 0: the round's median"
+    )
+    weights: Voices = Field("equal", description="voices: equal, by declared size band, or by declared noise")
+    bands: str = Field("", description="declared size bands, `shop-01:large,shop-02:medium`; the others are small")
+    weight_cap: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="the largest share of one voice")
+    energy: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="squared singular values kept (florist)")
+    residual_rank: Annotated[int, Field(ge=0, le=4096)] = Field(
+        0, description="directions of the residual (fedex, flora); 0: as many as there are"
+    )
+    per_round: Annotated[int, Field(ge=0)] = Field(
+        0, description="merchants asked in a round, drawn from `seed`; 0 asks all. Plans count every round all the same"
+    )
     quorum: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of asked merchants a round needs")
     merchants: Annotated[int, Field(ge=0)] = Field(0, description="merchants to wait for; 0 takes whoever is online")
     timeout: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds to wait for replies in a round")

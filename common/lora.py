@@ -5,9 +5,10 @@ W x + (alpha / r) B A x        A: r x d_in, B: d_out x r       (Hu et al. 2021, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -38,7 +39,7 @@ class Bench:
     model: PeftModel = field(repr=False)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def bench(base: str, lora: LoraSettings) -> Bench:
     """Return the base called `base` with an adapter shaped as `lora`, kept in memory for whoever asks next."""
     loaded = load_base(base)
@@ -98,6 +99,30 @@ def put(model: PeftModel, adapter: Mapping[str, torch.Tensor]) -> None:
     set_peft_model_state_dict(model, dict(adapter))
 
 
+@contextlib.contextmanager
+def residual_in(model: PeftModel, residual: Mapping[str, torch.Tensor], scale: float) -> Iterator[None]:
+    """Let the frozen weights carry `scale * B A` of `residual` for as long as the block lasts.
+
+    Raises `UserError` for a residual that does not fit the model.
+    """
+    frozen = {}
+    for a_name in sorted(name for name in residual if name.endswith(A_END)):
+        layer = a_name.removesuffix(A_END)
+        try:
+            weight = model.get_submodule(layer).get_submodule("base_layer").get_parameter("weight")
+            left, right = residual[layer + B_END].mT, residual[a_name].mT
+            frozen[layer] = weight, weight.data, torch.addmm(weight.data, right, left, alpha=scale)
+        except (AttributeError, KeyError, RuntimeError) as error:
+            raise UserError(f"residual of {layer!r} does not fit the model: {str(error).splitlines()[0]}") from None
+    try:
+        for weight, _, whole in frozen.values():
+            weight.data = whole
+        yield
+    finally:
+        for weight, before, _ in frozen.values():
+            weight.data = before
+
+
 def manifest(adapter: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     """Return name -> shape of every tensor."""
     return {name: tuple(tensor.shape) for name, tensor in adapter.items()}
@@ -116,11 +141,6 @@ def check_manifest(adapter: Mapping[str, torch.Tensor], expected: Mapping[str, t
             )
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"adapter tensor {name!r} holds values that are not finite")
-
-
-def trainable(names: Mapping[str, object], method: str) -> list[str]:
-    """Return the names a merchant trains and sends under `method`: B alone, or A and B for `fedavg`."""
-    return sorted(name for name in names if method == "fedavg" or name.endswith(B_END))
 
 
 def difference(new: Mapping[str, torch.Tensor], old: Mapping[str, torch.Tensor], names: list[str]) -> Adapter:

@@ -17,9 +17,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from common.errors import UserError
-from common.lora import Adapter
+from common.lora import Adapter, digest
 
-ARRAYS, ASK, REPLY = "arrays", "ask", "reply"
+ARRAYS, ASK, REPLY, RESIDUAL = "arrays", "ask", "reply", "residual"
+TENSORS = ("adapter", "residual")
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f4', 'fortran_order': False, 'shape': (?P<shape>\([0-9, ]*\)), \} *\n", re.DOTALL
 )
@@ -38,12 +39,24 @@ class TrainAsk:
     seed: int
     base_digest: str
     settings_digest: str
+    scale: float
+    """alpha / rank: one number for the whole federation, whatever rank a merchant has."""
     adapter: Adapter = field(repr=False)
+    residual: Adapter = field(default_factory=dict, repr=False)
+    """Factors that belong into the frozen weight; most methods have none."""
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of all tensors: what a round starts from."""
+        return digest({**self.adapter, **{f"{RESIDUAL}.{name}": tensor for name, tensor in self.residual.items()}})
 
     def pack(self) -> RecordDict:
         """Return the ask as Flower records."""
-        config = {key: value for key, value in vars(self).items() if key != "adapter"}
-        return RecordDict({ASK: ConfigRecord(config), ARRAYS: ArrayRecord(self.adapter)})
+        config = {key: value for key, value in vars(self).items() if key not in TENSORS}
+        records: dict[str, ArrayRecord | ConfigRecord] = {ASK: ConfigRecord(config), ARRAYS: ArrayRecord(self.adapter)}
+        if self.residual:
+            records[RESIDUAL] = ArrayRecord(self.residual)
+        return RecordDict(records)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -77,19 +90,19 @@ class TrainReply:
 def unpack_ask(content: RecordDict) -> tuple[TrainAsk, frozenset[str]]:
     """Return the ask and the names of every other thing the message carried (a client refuses those)."""
     config = dict(content.config_records.get(ASK, {}))
-    known = {key: config.pop(key, None) for key in TrainAsk.__dataclass_fields__ if key != "adapter"}
+    known = {key: config.pop(key, None) for key in TrainAsk.__dataclass_fields__ if key not in TENSORS}
     for key, value in known.items():
         if not isinstance(value, _types(key)) or isinstance(value, bool):
             raise UserError(
                 f"ask: {key} = {value!r} is not a {_types(key)[0].__name__}; is the coordinator's version the same?"
             )
-    extra = set(config) | ({*content} - {ASK, ARRAYS})
-    adapter = read_arrays(content.array_records.get(ARRAYS, ArrayRecord()))
-    return TrainAsk(adapter=adapter, **known), frozenset(extra)  # type: ignore[arg-type]
+    extra = set(config) | ({*content} - {ASK, ARRAYS, RESIDUAL})
+    adapter, residual = (read_arrays(content.array_records.get(name, ArrayRecord())) for name in (ARRAYS, RESIDUAL))
+    return TrainAsk(adapter=adapter, residual=residual, **known), frozenset(extra)  # type: ignore[arg-type]
 
 
 def _types(key: str) -> tuple[type, ...]:
-    if key == "local_rate":
+    if key in ("local_rate", "scale"):
         return float, int
     return (int,) if key in ("round", "seed") else (str,)
 
@@ -119,6 +132,12 @@ def _check_kinds(known: Mapping[str, object], charge: Mapping[str, object]) -> N
     for key, value in charge.items():
         if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not math.isfinite(value)):
             raise UserError(f"reply: charge.{key} = {repr(value)[:80]} is neither a text nor a finite number")
+
+
+def declared_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a reply's arrays declare; nothing of the arrays themselves is read."""
+    arrays = content.array_records.get(ARRAYS, ArrayRecord())
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def read_arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]] | None = None) -> Adapter:

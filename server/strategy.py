@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -16,11 +17,14 @@ from flwr.serverapp.strategy import Strategy
 
 from common.config import FederationSettings
 from common.errors import Unreachable, UserError
-from common.lora import Adapter, digest, manifest, trainable
-from common.wire import TrainAsk, TrainReply, unpack_reply
-from server.aggregation import RULES, weighted_mean
+from common.factors import at_rank, axis
+from common.lora import Adapter, digest, manifest
+from common.wire import TrainAsk, TrainReply, declared_shapes, unpack_reply
+from server.aggregation import RULES, Outcome, Round, combine, residual_of
 from server.optimizers import OPTIMIZERS
+from server.robust import robust
 from server.rounds import SavedRound, save_round
+from server.weights import by_band, by_noise, capped, equal, noise_variance, read_bands
 
 log = logging.getLogger("fugou.server")
 
@@ -64,8 +68,8 @@ class AdapterStrategy(Strategy):
         self.settings, self.run_id, self.folder, self.base_name = settings, run_id, folder, base
         self.current = start
         self.rule = RULES[settings.training.method]
-        self.trained = trainable(start.adapter, settings.training.method)
-        self.expected = {name: manifest(start.adapter)[name] for name in self.trained}
+        self.rule.check(settings.training.server_optimizer == "sgd")
+        self.bands = read_bands(settings.training.bands)
         self.done_before = start.number
         self._asked: list[Message] = []
         self._began = 0.0
@@ -78,9 +82,14 @@ class AdapterStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return one ask for every merchant that is online, in the order of node ids."""
+        """Return one ask for every merchant that is online, or for those drawn for the round, in the order of node ids."""
         self._began = time.monotonic()
-        nodes = self._wait_for_merchants(grid)
+        nodes = drawn(
+            self._wait_for_merchants(grid),
+            self.settings.training.per_round,
+            self.settings.training.seed,
+            self.done_before + server_round,
+        )
         ask = TrainAsk(
             run=self.run_id,
             round=self.done_before + server_round,
@@ -89,7 +98,9 @@ class AdapterStrategy(Strategy):
             seed=self.settings.training.seed,
             base_digest=self.settings.model.base_digest,
             settings_digest=self.settings.digest(),
+            scale=self.settings.lora.alpha / self.settings.lora.rank,
             adapter=self.current.adapter,
+            residual=residual_of(self.current.state),
         )
         content = ask.pack()
         group = str(ask.round)
@@ -117,7 +128,9 @@ class AdapterStrategy(Strategy):
         verdicts = self._judge(received, number)
         accepted = [one for one in verdicts if one.status == "done"]
         if len(accepted) >= max(1, self.settings.training.quorum * len(self._asked)):
-            adapter, state = self._next(accepted)
+            judged, outcome = self._next(accepted, number)
+            verdicts = [judged.get(one.merchant, one) if one.status == "done" else one for one in verdicts]
+            adapter, state = outcome.adapter, outcome.state
         else:
             log.warning(
                 "round %d: %d of %d merchants, below the quorum; the adapter stays",
@@ -152,7 +165,7 @@ class AdapterStrategy(Strategy):
         if message.has_error():
             return Verdict(f"node {node}", "failed", message.error.reason or "no reply could be made")
         try:
-            reply = unpack_reply(message.content, self.expected)
+            reply = unpack_reply(message.content, self._expected(number, declared_shapes(message.content)))
         except UserError as error:
             return Verdict(f"node {node}", "set aside", str(error))
         if reply.status != "done":
@@ -164,12 +177,54 @@ class AdapterStrategy(Strategy):
             return Verdict(reply.merchant, "set aside", f"update of norm {norm:.3g}, above {NORM_LIMIT:g}")
         return Verdict(reply.merchant, "done", weight=1.0, reply=reply)
 
-    def _next(self, accepted: Sequence[Verdict]) -> tuple[Adapter, Adapter]:
-        updates = [one.reply.update for one in accepted if one.reply]
-        mean = weighted_mean(updates, [one.weight for one in accepted])
-        step = OPTIMIZERS[self.settings.training.server_optimizer]
-        adapter, state = step(self.current.adapter, mean, self.current.state, self.settings.training.server_rate)
-        return self.rule.settle(adapter), state
+    def _expected(self, number: int, declared: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return names and shapes of what a reply to round `number` carries, at the one rank that it declares."""
+        shapes = manifest(self.current.adapter)
+        names = self.rule.shared(shapes, number)
+        rank = self.settings.lora.rank
+        said = declared.get(names[0], ())
+        own = min(max(said[axis(names[0])], 1), rank) if len(said) == 2 else rank
+        return at_rank({name: shapes[name] for name in names}, own)
+
+    def _next(self, accepted: Sequence[Verdict], number: int) -> tuple[dict[str, Verdict], Outcome]:
+        """Return what becomes of every accepted reply, by merchant, and the next shared adapter."""
+        training = self.settings.training
+        given = Round(
+            self.current.adapter,
+            [one.reply.update for one in accepted if one.reply],
+            self._weights(accepted),
+            number,
+            state=self.current.state,
+            step=OPTIMIZERS[training.server_optimizer],
+            rate=training.server_rate,
+            robust=robust(training.robust, training.liars, training.limit),
+            seed=training.seed,
+            energy=training.energy,
+            residual_rank=training.residual_rank or None,
+        )
+        outcome = combine(training.method, given)
+        judged = {
+            one.merchant: replace(
+                one,
+                status="set aside" if what.status == "set aside" else "done",
+                reason=what.reason,
+                weight=round(share * what.factor, 6),
+            )
+            for one, share, what in zip(accepted, given.shares, outcome.judgements, strict=True)
+        }
+        return judged, outcome
+
+    def _weights(self, accepted: Sequence[Verdict]) -> list[float]:
+        """Return every accepted reply's public weight, none above the cap."""
+        training = self.settings.training
+        if training.weights == "equal":
+            return equal(len(accepted))
+        if training.weights == "band":
+            weights = by_band([self.bands.get(one.merchant, "small") for one in accepted])
+        else:
+            charges = [one.reply.charge for one in accepted if one.reply]
+            weights = by_noise([noise_variance(charge, training.local_rate) for charge in charges])
+        return capped(weights, training.weight_cap)
 
     def _record(
         self, number: int, verdicts: Sequence[Verdict], replies: Sequence[Message], adapter: Adapter
@@ -194,6 +249,18 @@ class AdapterStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return nothing, as nobody was asked."""
         return None
+
+
+def drawn(nodes: Sequence[int], count: int, seed: int, number: int) -> list[int]:
+    """Return `count` of `nodes`, or all where `count` is 0: a function of the seed, the round and the nodes alone.
+
+    >>> drawn([1, 2, 3, 4], 2, seed=7, number=1) == drawn([1, 2, 3, 4], 2, seed=7, number=1)
+    True
+    """
+    if not 0 < count < len(nodes):
+        return list(nodes)
+    random = np.random.Generator(np.random.Philox(key=[seed, number]))
+    return sorted(int(node) for node in random.choice(np.asarray(nodes, dtype=np.uint64), count, replace=False))
 
 
 def _once_each(verdicts: Sequence[Verdict]) -> list[Verdict]:

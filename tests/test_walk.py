@@ -17,7 +17,8 @@ from client.train.trainer import per_customer_gradients, private, private_step
 from client.use.campaign import write_campaign
 from client.use.desk import campaign, open_desk
 from common.config import LoraSettings
-from common.lora import bench, difference, initial, lift, manifest, put, save, trainable
+from common.lora import bench, difference, initial, lift, manifest, put, save
+from common.methods import trained
 from common.privacy.plan import RoundPlan
 from common.wire import TrainReply, unpack_reply
 from server.aggregation import RULES, weighted_mean
@@ -79,7 +80,7 @@ def test_a_row_walks_from_csv_to_campaign(tmp_path: Path, tiny_base: str) -> Non
 
     # 6, 7, 8: drawn, one gradient a customer, a noisy update
     adapter = initial(work.model, 7)
-    names = trainable(adapter, "fedsvd")
+    names = trained(adapter, "fedsvd", 1)
     put(work.model, adapter)
     with private(work.model, names, PLAN, 1.0, SecureRandom()) as (hooks, optimizer):
         drawn = poisson(len(data), PLAN.rate, SecureRandom())

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from client.config import MerchantSettings
 from client.data.dataset import Dataset, make_dataset
-from client.data.sources import read_shop
+from client.data.sources import fingerprint, read_shop
 from common.model import Base
 from common.privacy.policy import Policy
 
@@ -16,19 +16,13 @@ _warm: OrderedDict[tuple[object, ...], Dataset] = OrderedDict()
 
 
 def dataset(settings: MerchantSettings, base: Base, policy: Policy) -> Dataset:
-    """Return the merchant's training set; read again only when a source file or the row bounds have changed."""
-    key = (settings.folder, base.digest, policy.max_tokens, policy.max_records_per_customer, stamp(settings))
+    """Return the merchant's training set; read again when a source file, the row bounds or [train] have changed."""
+    train, bounds = settings.train, (policy.max_tokens, policy.max_records_per_customer)
+    stamps = [fingerprint(source) for _, source in settings.sources if source is not None]
+    key = (settings.folder, base.digest, *bounds, train.model_dump_json(), *stamps)
     if key not in _warm:
-        shop = read_shop(settings)
-        until = settings.train.until
-        _warm[key] = make_dataset(shop, base, policy.max_tokens, policy.max_records_per_customer, until)
+        _warm[key] = make_dataset(read_shop(settings), base, *bounds, train.until, train)
     _warm.move_to_end(key)
     while len(_warm) > KEPT:
         _warm.popitem(last=False)
     return _warm[key]
-
-
-def stamp(settings: MerchantSettings) -> tuple[tuple[str, int, int], ...]:
-    """Return name, time of change and size of every source file."""
-    paths = [source.path for _, source in settings.sources if source is not None]
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)

@@ -28,7 +28,8 @@ from peft import PeftModel
 
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Whole, noisy, poisson
-from common.lora import Adapter, difference, lift, put, trainable
+from common.lora import Adapter, difference, lift, put
+from common.methods import trained
 from common.privacy.plan import RoundPlan
 from common.tokens import Rows
 
@@ -65,7 +66,7 @@ def train_round(
     settings: LocalSettings = LocalSettings(),
 ) -> Adapter:
     """Return the noisy update of the tensors that `method` trains, after `plan.steps` private steps from `adapter`."""
-    names = trainable(adapter, method)
+    names = trained(adapter, method, plan.round)
     model.to(settings.device)
     put(model, adapter)
     with private(model, names, plan, local_rate, randomness) as (hooks, optimizer):

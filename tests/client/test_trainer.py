@@ -18,7 +18,8 @@ from client.train import trainer
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Rehearsal, SecureRandom, noisy, normal, poisson, randomness_for
 from client.train.trainer import CustomerDPOptimizer, LocalSettings, per_customer_gradients, private, train_round
-from common.lora import Adapter, Bench, difference, initial, lift, put, trainable
+from common.lora import Adapter, Bench, difference, initial, lift, put
+from common.methods import trained
 from common.privacy.plan import RoundPlan
 from common.tokens import Rows
 
@@ -251,7 +252,7 @@ def test_every_trainable_tensor_has_noise_of_sigma_times_clip(work: Bench) -> No
             train_round(work.model, adapter, Customers([]), PLAN, SecureRandom(), method=method, local_rate=1.0)
             for _ in range(12)
         ]
-        assert list(updates[0]) == trainable(adapter, method)
+        assert list(updates[0]) == trained(adapter, method, 1)
         expected = PLAN.sigma * PLAN.clip_norm / PLAN.divisor * math.sqrt(PLAN.steps)
         for name in updates[0]:
             values = torch.stack([update[name] for update in updates]).numpy().ravel() / expected

@@ -42,7 +42,7 @@ def test_a_run_config_may_leave_out_what_has_a_default() -> None:
         ({"sigma": 0.1}, ("'sigma'", "model, lora, training")),
         ({"privacy.sigma": 0.1}, ("'privacy'", "model, lora, training")),
         ({"lora.rank": 0}, ("lora.rank = 0", "greater than or equal to 1")),
-        ({"training.method": "median"}, ("training.method = 'median'", "'fedsvd'")),
+        ({"training.method": "median"}, ("training.method = 'median'", "fedsvd")),
         ({"training.rounds": "many"}, ("training.rounds = 'many'", "integer")),
         ({"training.quorum": 1.5}, ("training.quorum = 1.5",)),
         ({"lora": 3}, ("lora = 3",)),

@@ -27,7 +27,6 @@ from common.lora import (
     put,
     save,
     to_bytes,
-    trainable,
 )
 from common.model import load_base
 
@@ -159,17 +158,10 @@ def test_a_damaged_or_missing_folder_is_one_line(clean: Bench, tmp_path: Path) -
             load(tmp_path)
 
 
-def test_merchants_train_b_alone_unless_both_factors_are_averaged(clean: Bench) -> None:
-    names = lift(clean.model)
-    assert trainable(names, "fedavg") == sorted(names)
-    for method in ("ffa", "fedsvd"):
-        assert trainable(names, method) == [name for name in sorted(names) if name.endswith(B_END)]
-
-
 def test_the_difference_holds_the_named_tensors_only(clean: Bench) -> None:
     old = initial(clean.model, 7)
     new = made_up(old)
-    names = trainable(old, "ffa")
+    names = [name for name in old if name.endswith(B_END)]
     update = difference(new, old, names)
     assert list(update) == names
     for name in names:

@@ -28,7 +28,9 @@ def numbers(seed: int = 5) -> torch.Tensor:
 
 
 UPDATE: Adapter = {NAME: numbers()}
-ASKED = TrainAsk("run-1", 3, "fedsvd", 0.1, 2**63 - 1, "ab" * 32, "cd" * 32, {"a": torch.tensor([[1.5]]), **UPDATE})
+ASKED = TrainAsk(
+    "run-1", 3, "fedsvd", 0.1, 2**63 - 1, "ab" * 32, "cd" * 32, 2.0, {"a": torch.tensor([[1.5]]), **UPDATE}
+)
 DONE = TrainReply(
     "done",
     "qinghe-tea",
@@ -106,7 +108,8 @@ def test_a_reply_has_no_field_for_counts_losses_or_times() -> None:
 
 def test_an_ask_has_no_field_for_a_privacy_parameter() -> None:
     assert [field.name for field in fields(TrainAsk)] == [
-        "run", "round", "method", "local_rate", "seed", "base_digest", "settings_digest", "adapter",
+        "run", "round", "method", "local_rate", "seed", "base_digest", "settings_digest", "scale",
+        "adapter", "residual",
     ]  # fmt: skip
 
 

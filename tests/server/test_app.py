@@ -10,7 +10,8 @@ from flwr.clientapp import ClientApp
 
 from common.config import FederationSettings, LoraSettings, Method, ModelSettings, TrainingSettings
 from common.errors import UserError, VerificationFailed
-from common.lora import bench, initial, to_bytes, trainable
+from common.lora import bench, initial, to_bytes
+from common.methods import sent
 from common.wire import TrainReply, unpack_ask
 from server.app import app as server_app
 from server.app import read_run_config, serve
@@ -34,7 +35,7 @@ def shops(asked: list[int] | None = None, stop_at: int = 0) -> InlineGrid:
         numbers = np.random.default_rng([ask.round, context.node_id])
         update = {
             name: torch.from_numpy(numbers.standard_normal(tuple(ask.adapter[name].shape)).astype(np.float32))
-            for name in trainable(ask.adapter, ask.method)
+            for name in sent(ask.adapter, ask.method, ask.round)
         }
         reply = TrainReply("done", f"m{context.node_id}", ask.round, base_digest=ask.base_digest, update=update)
         return Message(reply.pack(), reply_to=message)

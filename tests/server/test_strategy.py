@@ -15,7 +15,8 @@ from flwr.serverapp import Grid
 
 from common.config import FederationSettings, LoraSettings, Method, ModelSettings, ServerOptimizer, TrainingSettings
 from common.errors import Unreachable
-from common.lora import Adapter, digest, to_bytes, trainable
+from common.lora import Adapter, digest, to_bytes
+from common.methods import sent
 from common.wire import REPLY, TrainAsk, TrainReply, unpack_ask
 from server.app import serve
 from server.rounds import SavedRound, load_round, read_record
@@ -31,7 +32,7 @@ def update_of(ask: TrainAsk, seed: int) -> Adapter:
     numbers = np.random.default_rng([seed, ask.round])
     return {
         name: torch.from_numpy(numbers.standard_normal(tuple(ask.adapter[name].shape)).astype(np.float32) * 0.01)
-        for name in trainable(ask.adapter, ask.method)
+        for name in sent(ask.adapter, ask.method, ask.round)
     }
 
 
@@ -259,7 +260,7 @@ def test_what_goes_wrong_in_a_shop_is_not_told_to_the_coordinator(tiny_base: str
 
 def test_a_node_that_never_answers_is_late(tiny_base: str, tmp_path: Path) -> None:
     lead(open_shops(good("a", 1), good("b", 2), good("c", 3), grid=Deaf), tiny_base, tmp_path)
-    assert verdicts(tmp_path) == {"a": ("done", 1.0), "c": ("done", 1.0), "node 2": ("late", 0.0)}
+    assert verdicts(tmp_path) == {"a": ("done", 0.5), "c": ("done", 0.5), "node 2": ("late", 0.0)}
     assert reasons(tmp_path)["node 2"] == "no reply before the deadline"
 
 
@@ -268,7 +269,7 @@ def test_replies_that_come_twice_or_to_nothing_asked_count_once(tiny_base: str, 
     twice = lead(open_shops(*keepers, grid=Twice), tiny_base, tmp_path / "twice")
     once = lead(open_shops(*keepers), tiny_base, tmp_path / "once")
     assert to_bytes(twice.adapter) == to_bytes(once.adapter)
-    assert verdicts(tmp_path / "twice") == {"a": ("done", 1.0), "b": ("done", 1.0)}
+    assert verdicts(tmp_path / "twice") == {"a": ("done", 0.5), "b": ("done", 0.5)}
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedsvd"])
@@ -296,7 +297,7 @@ def test_below_the_quorum_the_adapter_and_the_state_stay(
     assert last.number == 1
     assert (to_bytes(last.adapter) != to_bytes(load_round(tmp_path, 0).adapter)) == moves
     assert bool(last.state) == moves
-    assert verdicts(tmp_path)["a"] == ("done", 1.0)
+    assert verdicts(tmp_path)["a"] == ("done", 0.5 if moves else 1.0)
 
 
 def test_a_round_in_which_nobody_answers_well_is_still_a_round(tiny_base: str, tmp_path: Path) -> None:

@@ -191,8 +191,9 @@ def closed(shop: Path) -> Path:
 @pytest.fixture
 def ask(tiny_base: str) -> TrainAsk:
     """An ask that every merchant here answers."""
-    work = bench(tiny_base, small(tiny_base).lora)
-    return TrainAsk("autumn", 1, "fedsvd", 0.5, 7, work.base.digest, "", initial(work.model, 7))
+    lora = small(tiny_base).lora
+    work = bench(tiny_base, lora)
+    return TrainAsk("autumn", 1, "fedsvd", 0.5, 7, work.base.digest, "", lora.alpha / lora.rank, initial(work.model, 7))
 
 
 def counts(folder: Path) -> dict[str, int]:

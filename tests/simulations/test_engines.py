@@ -16,7 +16,8 @@ from client.data.sources import read_shop
 from client.train.sampling import randomness_for
 from client.train.trainer import train_round
 from common.errors import NotBuiltYet
-from common.lora import Adapter, bench, digest, initial, load, trainable
+from common.lora import Adapter, bench, digest, initial, load
+from common.methods import trained
 from common.privacy.plan import plan_round
 from server.aggregation import RULES
 from simulations.engines import check_engine
@@ -74,7 +75,7 @@ def plain_loop(run: Run) -> Adapter:
                     local_rate=training.local_rate,
                 )
             )
-        moved = {name: shared[name] + mean(updates, name) for name in trainable(shared, training.method)}
+        moved = {name: shared[name] + mean(updates, name) for name in trained(shared, training.method, 1)}
         shared = RULES[training.method].settle({**shared, **moved})
     return shared
 

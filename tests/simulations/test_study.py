@@ -142,7 +142,9 @@ def test_an_unknown_study_is_named_with_those_there_are() -> None:
         load_study("study-nothing")
 
 
-def made(random: np.random.Generator, effect: float, seeds: int, customers: int) -> tuple[list[list[Loss]], list[list[Loss]]]:
+def made(
+    random: np.random.Generator, effect: float, seeds: int, customers: int
+) -> tuple[list[list[Loss]], list[list[Loss]]]:
     """Two cells whose true difference is `effect` nats a token, with luck of the seed and of the customer."""
     pairs = []
     for _ in range(seeds):
