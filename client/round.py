@@ -243,7 +243,10 @@ def _trained(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantS
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
     asked = cut(ask.adapter, 0, policy.lora.rank)
-    carried = opened(asked, own_parts(settings.folder, ask, work, policy.lora.rank), ask.method)
+    own = own_parts(settings.folder, ask.run, ask.round, ask.method)
+    if METHODS[ask.method].own and not own:
+        own = first_own(work, ask.seed, policy.lora.rank)
+    carried = opened(asked, own, ask.method)
     with residual_in(work.model, ask.residual, ask.scale):
         change = train_round(
             work.model,
@@ -267,15 +270,18 @@ def own_folder(folder: Path, run: str) -> Path:
     return folder / OWN / sha256(run.encode())[:16]
 
 
-def own_parts(folder: Path, ask: TrainAsk, work: Bench, rank: int) -> Adapter:
-    """Return what the merchant kept after the last round of the run it took part in, or a start of its own."""
-    travel = METHODS[ask.method]
+def own_parts(folder: Path, run: str, before: int, method: str) -> Adapter:
+    """Return what the merchant in `folder` kept after the last round it took part in, before round `before`; or nothing."""
+    travel = METHODS[method]
     if not (travel.own or travel.stays):
         return {}
-    earlier = [path for path in own_folder(folder, ask.run).glob("*.safetensors") if int(path.stem) < ask.round]
-    if earlier:
-        return dict(sorted(from_safetensors(max(earlier).read_bytes()).items()))
-    return cut(initial(work.model, ask.seed), rank, 2 * rank) if travel.own else {}
+    earlier = [path for path in own_folder(folder, run).glob("*.safetensors") if int(path.stem) < before]
+    return dict(sorted(from_safetensors(max(earlier).read_bytes()).items())) if earlier else {}
+
+
+def first_own(wide: Bench, seed: int, rank: int) -> Adapter:
+    """Return the private half that a merchant begins with: A drawn from the public seed, B zero."""
+    return cut(initial(wide.model, seed), rank, 2 * rank)
 
 
 def keep_own(folder: Path, ask: TrainAsk, kept: Adapter) -> None:

@@ -24,13 +24,12 @@ import numpy.typing as npt
 from client.use.evaluate import example_losses, rankings, summarise
 from common.errors import UserError
 from common.files import write_atomic
-from common.lora import put
 from common.metrics import perplexity
 from common.schema import Shop
 from server.rounds import latest_round
 from simulations.engines import lead
 from simulations.folder import Run, begin, resumed
-from simulations.measure import Held
+from simulations.measure import Held, models
 from simulations.merchants import prepare, shops_of
 from simulations.scenario import Scenario
 
@@ -110,14 +109,15 @@ def score_last(run: Run, held: Held) -> None:
     last = latest_round(run.folder)
     if last is None:
         raise UserError(f"{run.folder} has no round; start it again with --resume")
-    put(held.bench.model, last.adapter)
-    found = [
-        [merchant, customer, task, round(nats.total, 6), nats.tokens]
-        for merchant, shop in held.shops.items()
-        for task, losses in example_losses(held.bench, shop).items()
-        for customer, nats in zip(shop.owners[task], losses, strict=True)
-    ]
-    ranks = [one for shop in held.shops.values() for one in rankings(held.bench, shop)]
+    found, ranks = [], []
+    for merchant, work in models(run, last.number, held.shops):
+        shop = held.shops[merchant]
+        ranks += rankings(work, shop)
+        found += [
+            [merchant, customer, task, round(nats.total, 6), nats.tokens]
+            for task, losses in example_losses(work, shop).items()
+            for customer, nats in zip(shop.owners[task], losses, strict=True)
+        ]
     tree = {"round": last.number, "losses": found, "recommend": {"customers": len(ranks), **summarise(ranks)}}
     write_atomic(run.folder / LOSSES, json.dumps(tree, ensure_ascii=False) + "\n")
 

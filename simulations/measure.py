@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client.round import first_own, own_parts
 from client.use.copywriter import write
 from client.use.evaluate import HeldOut, Nats, held_out, losses, rankings, summarise
 from common.errors import UserError
+from common.factors import opened
 from common.files import write_atomic
-from common.lora import Bench, bench, load, put
+from common.lora import Bench, bench, put, residual_in
+from common.methods import METHODS
 from common.metrics import perplexity
 from common.schema import Shop
-from server.rounds import read_record, round_folder
+from server.aggregation import residual_of
+from server.rounds import load_round, read_record
 from simulations.engines import SECONDS
 from simulations.folder import Run
 from simulations.merchants import until
@@ -93,10 +97,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
     began = time.monotonic()
-    put(held.bench.model, load(round_folder(run.folder, number) / "adapter"))
-    found = {merchant: losses(held.bench, shop) for merchant, shop in held.shops.items()}
     ends = number in (0, run.scenario.training.rounds)
-    scored = [one for shop in held.shops.values() for one in rankings(held.bench, shop)] if ends else []
+    found, scored = {}, []
+    for merchant, work in models(run, number, held.shops):
+        found[merchant] = losses(work, held.shops[merchant])
+        scored += rankings(work, held.shops[merchant]) if ends else []
     record = read_record(run.folder, number)
     trained = sum(seconds_of(folder, number) for folder in run.merchants)
     parts = dict(record["parts"])
@@ -122,14 +127,36 @@ def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
     }
 
 
+def models(run: Run, number: int, merchants: Iterable[str]) -> Iterator[tuple[str, Bench]]:
+    """Yield every merchant with the model it has after round `number`: the shared adapter, in its method's own way.
+
+    A residual lies in the frozen weights and a merchant's own parts beside the shared ones while the pair is in use.
+    """
+    saved = load_round(run.folder, number)
+    method, lora = run.scenario.training.method, run.scenario.lora
+    personal = METHODS[method].own or METHODS[method].stays
+    wide = lora.model_copy(update={"rank": 2 * lora.rank, "alpha": 2 * lora.alpha}) if METHODS[method].own else lora
+    work = bench(run.scenario.model.base, wide)
+    with residual_in(work.model, residual_of(saved.state), lora.alpha / lora.rank):
+        if not personal:
+            put(work.model, saved.adapter)
+        for merchant in merchants:
+            if personal:
+                owner = run.scenario.scenario.arm if run.scenario.scenario.arm == "central" else merchant
+                kept = own_parts(run.folder / "merchants" / owner, run.id, number + 1, method)
+                if METHODS[method].own and not kept:
+                    kept = first_own(work, run.scenario.training.seed, lora.rank)
+                put(work.model, opened(saved.adapter, kept, method))
+            yield merchant, work
+
+
 def copy_samples(run: Run, held: Held, last: int) -> list[dict[str, str]]:
     """Return one held-out campaign of each of the first shops: the base's words, the shared model's, the shop's own."""
     shops = {merchant: shop.copy[0] for merchant, shop in held.shops.items() if shop.copy}
     texts = {}
     for name, number in (("before", 0), ("after", last)):
-        put(held.bench.model, load(round_folder(run.folder, number) / "adapter"))
-        for merchant in list(shops)[:SAMPLES]:
-            texts[name, merchant] = "\n".join(write(held.bench, shops[merchant].prompt, 1))
+        for merchant, work in models(run, number, list(shops)[:SAMPLES]):
+            texts[name, merchant] = "\n".join(write(work, shops[merchant].prompt, 1))
     return [
         {
             "merchant": merchant,

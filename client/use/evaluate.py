@@ -30,7 +30,7 @@ from common.lora import Bench
 from common.metrics import mean, ndcg_at, recall_at
 from common.model import Base
 from common.schema import Shop
-from common.text import Example
+from common.text import TASKS, Example
 from common.tokens import Encoded, encode_examples, stack
 
 K = 10
@@ -74,7 +74,7 @@ def held_out(shop: Shop, base: Base, until: datetime, max_tokens: int, per_task:
     tasks = {task: every_nth(found, per_task) for task, found in sorted(posed.items())}
     encoded = {task: encode_examples(base, [one for _, one in found], max_tokens) for task, found in tasks.items()}
     owners = {task: [owner for owner, _ in found] for task, found in tasks.items()}
-    copy = [one for _, one in posed["文案"]]
+    copy = [one for _, one in posed[TASKS["copy"].name(shop.lang)]]
     seen = catalogue(customers, {item: product.name for item, product in products.items()}, until)
     asked = [question for customer in customers if (question := _question(customer, until)) is not None]
     return HeldOut(encoded, owners, every_nth(asked, questions), copy, len(customers), seen, shop.lang)
