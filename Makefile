@@ -1,7 +1,7 @@
 # The verbs a person types. Everything lives in .venv inside the checkout; nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS ?= dev,ray,real
+EXTRAS ?= dev,ray,real,databases
 STAMP := .venv/.installed
 
 .PHONY: install simulate test lint bench docs clean

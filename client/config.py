@@ -6,20 +6,27 @@ signed policy.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BeforeValidator, Field, NaiveDatetime, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, NaiveDatetime, PrivateAttr, model_validator
 
 from common.config import Settings, parse_settings
 from common.errors import UserError
 from common.schema import TABLES
+from common.text import TASKS, Lexicon, read_lexicon
 
 FILE = "merchant.toml"
 POLICY, LEDGER = "policy.toml", "ledger.db"
+SQLITE_FILE = re.compile(r"(?P<scheme>sqlite(?:\+pysqlite)?://)/(?P<file>[^?]+)")
+PASSWORD = re.compile(r"(://[^:/@\s]*:)[^@\s]+(?=@)|(password=)[^&\s'\"]+")
+"""A password within an address, which no message may show."""
+
 OFFICER_KEY, LEDGER_KEY = Path("keys/officer"), Path("keys/ledger")
 """Private keys; the public half of each lies beside it with `.pub` added."""
 
@@ -36,11 +43,81 @@ def _is_day(value: object) -> object:
     raise ValueError("expected a day or a time, as in until = 2026-05-01")
 
 
-class Source(Settings):
-    """Where one table lies; `columns` says which of its headers stands for which field of the schema."""
+def _is_zone(name: str) -> str:
+    """Return the name of a time zone; the empty name stands for the shop's own."""
+    try:
+        if name:
+            ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError):
+        raise ValueError("no time zone of this name; write it as in Asia/Shanghai or UTC") from None
+    return name
 
-    path: Path = Field(description="a CSV file, relative to the merchant's folder or absolute")
+
+Zone = Annotated[str, AfterValidator(_is_zone)]
+SHANGHAI = "Asia/Shanghai"
+Reason = Literal["cancelled", "refunded", "unpaid", "kept"]
+STATUS = "status"
+"""The column of an order table that says what became of an order; it is read and never kept."""
+
+
+class Source(Settings):
+    """Where one table lies and how to read it; `columns` says which of its headers stands for which field of the schema."""
+
+    path: Path = Field(
+        default=Path(),
+        description="a CSV, XLSX or Parquet file, relative to the merchant's folder or absolute; `*` for several files; "
+        "or a database, `postgresql://user:${PASSWORD}@host/name?table=orders`",
+    )
+    url: str = Field(default="", repr=False, description="filled in from `path` where that is a database")
+    query: str = Field(default="", description="a `select` to read in place of a table, for a database")
+    sheet: str = Field(default="", description="the sheet of an XLSX file; empty takes the only one")
+    encoding: Literal["auto", "utf-8", "gb18030"] = Field(
+        default="auto", description="encoding of a CSV file: auto, utf-8 or gb18030"
+    )
     columns: Mapping[str, str] = Field(default_factory=dict, description="schema field = header in the file")
+    formats: Mapping[str, str] = Field(
+        default_factory=dict, description='how a time column is written, as in order_time = "%d/%m/%Y"'
+    )
+    timezone: Zone = Field(default="", description="time zone of times that carry none; empty: the shop's")
+    statuses: Mapping[Reason, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description='more words of the status column: cancelled = ["作废"]; also refunded, unpaid, kept',
+    )
+    max_bad: float = Field(
+        default=0.05, ge=0, le=1, description="share of rows with an unreadable cell above which the table is refused"
+    )
+    _local: str = PrivateAttr(default=SHANGHAI)
+
+    @property
+    def local(self) -> str:
+        """The shop's own time zone, in which every time of a row is said."""
+        return self._local
+
+    def at(self, zone: str) -> Source:
+        """Return this source as one of a shop in the time zone `zone`."""
+        moved = self.model_copy()
+        moved._local = zone
+        return moved
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_urls(cls, value: object) -> object:
+        if (
+            isinstance(value, dict)
+            and isinstance(value.get("path"), str)
+            and "://" in value["path"]
+            and "url" not in value
+        ):
+            return {**{key: one for key, one in value.items() if key != "path"}, "url": value["path"]}
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Source:
+        if (self.path == Path()) == (not self.url):
+            raise ValueError("path must name a file or a database")
+        if self.query and not self.url:
+            raise ValueError("query is for a database; a file is read as it is")
+        return self
 
 
 OptionalSource = Annotated[Source | None, BeforeValidator(_as_table)]
@@ -53,6 +130,9 @@ class MerchantIdentity(Settings):
     id: str = Field(pattern=r"^[a-z0-9-]{1,64}$", description="the shop's id in the federation")
     name: str = Field(default="", description="the shop's name in pages and copy")
     lang: Literal["zh", "en"] = Field(default="zh", description="language of the shop's texts: zh or en")
+    timezone: Annotated[Zone, Field(min_length=1)] = Field(
+        default=SHANGHAI, description="the shop's time zone; times with an offset and epoch seconds are said in it"
+    )
 
 
 class Sources(Settings):
@@ -67,10 +147,11 @@ class Sources(Settings):
     @model_validator(mode="after")
     def _know_columns(self) -> Sources:
         for table, source in self:
-            unknown = sorted(set(source.columns) - set(TABLES[table].model_fields)) if source else []
-            if unknown:
-                known = ", ".join(TABLES[table].model_fields)
-                raise ValueError(f"{table}.columns names {', '.join(unknown)}; the fields of {table} are {known}")
+            known = [*TABLES[table].model_fields, *([STATUS] if table == "orders" else [])]
+            for key, named in (("columns", source.columns), ("formats", source.formats)) if source else ():
+                if unknown := sorted(set(named) - set(known)):
+                    fields = ", ".join(known)
+                    raise ValueError(f"{table}.{key} names {', '.join(unknown)}; the fields of {table} are {fields}")
         return self
 
 
@@ -79,6 +160,18 @@ class ModelChoice(Settings):
 
     base: str = Field(default="default", description="`default`, a folder or a hub id of the base model")
     adapter: Path | None = Field(default=None, description="folder of the shared adapter; empty for none")
+
+
+def _usual_weights() -> str:
+    return ", ".join(f"{key} {task.weight:g}" for key, task in TASKS.items())
+
+
+class Shares(Settings):
+    """How reviews are spread over the classes in the trade at large: public figures, never counts of this shop's reviews."""
+
+    negative: float = Field(default=0.1, gt=0, le=1, description="declared share of reviews with 1 or 2 stars")
+    neutral: float = Field(default=0.1, gt=0, le=1, description="declared share of reviews with 3 stars")
+    positive: float = Field(default=0.8, gt=0, le=1, description="declared share of reviews with 4 or 5 stars")
 
 
 class TrainChoice(Settings):
@@ -90,6 +183,66 @@ class TrainChoice(Settings):
     device: str = Field(default="cpu", pattern=r"^(cpu|auto|cuda(:\d+)?)$", description="cpu, auto or cuda:N")
     threads: int = Field(default=0, ge=0, le=1024, description="threads of torch; 0 leaves torch's own choice")
     microbatch: int = Field(default=16, ge=1, description="customers whose gradients are held in memory at once")
+    dp_engine: Literal["fast", "opacus"] = Field(
+        default="fast", description="what computes each customer's gradient: fast or opacus (the reference)"
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the frozen base in the fast engine; bfloat16 pays where the processor has AMX",
+    )
+    padding: Literal["full", "buckets"] = Field(
+        default="full",
+        description="full runs every row at its bound; buckets cuts rows to public lengths: faster, and the time a step "
+        "takes then says how long the drawn rows were",
+    )
+    records: Literal["sampled", "recent"] = Field(
+        default="sampled", description="which of a customer's records of a task are taken in a step: sampled or recent"
+    )
+    mixture: Mapping[str, Annotated[float, Field(ge=0, le=100)]] = Field(
+        default_factory=dict,
+        description=f"weights of the tasks in a customer's row, 0 leaves one out; unless named: {_usual_weights()}",
+    )
+    balance: Literal["off", "customer", "declared"] = Field(
+        default="off",
+        description="against too many positive reviews: off, customer (classes in turn within a customer's own reviews) "
+        "or declared (a common class is thinned to the rarest of `shares`)",
+    )
+    shares: Shares = Shares()
+
+    @model_validator(mode="after")
+    def _know_tasks(self) -> TrainChoice:
+        if unknown := sorted(set(self.mixture) - set(TASKS)):
+            raise ValueError(f"mixture names {', '.join(unknown)}; the tasks are {', '.join(TASKS)}")
+        if self.dp_engine == "opacus" and (self.precision, self.padding) != ("float32", "full"):
+            raise ValueError('precision and padding are the fast engine\'s; set dp_engine = "fast" or leave them out')
+        if not any(self.weights.values()):
+            raise ValueError("mixture leaves every task out; give one of them a weight above 0")
+        return self
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of every task, whether named in the settings or not."""
+        return {key: self.mixture.get(key, task.weight) for key, task in TASKS.items()}
+
+
+def _nothing(value: object) -> object:
+    """Return the empty text as no file."""
+    return None if value == "" else value
+
+
+OptionalFile = Annotated[Path | None, BeforeValidator(_nothing)]
+
+
+class TextChoice(Settings):
+    """The shop's own words, for keywords, likeness of items and evaluation; training text is never cut by them."""
+
+    dictionary: OptionalFile = Field(
+        default=None, description="file of terms that are never cut, one a line, perhaps with a weight: `冻顶乌龙 20`"
+    )
+    stop_words: OptionalFile = Field(
+        default=None,
+        description="file of words that count for nothing, one a line, added to the built-in; `-word` takes one out",
+    )
 
 
 class ServerChoice(Settings):
@@ -106,6 +259,7 @@ class MerchantSettings(Settings):
     sources: Sources
     model: ModelChoice = ModelChoice()
     train: TrainChoice = TrainChoice()
+    text: TextChoice = TextChoice()
     server: ServerChoice = ServerChoice()
     folder: Path = Path()
 
@@ -122,7 +276,16 @@ def load_merchant(folder: Path) -> MerchantSettings:
         raise UserError(f"{file}: unknown key 'folder'; the folder is the one the file lies in")
     if (model := tree.get("model")) and isinstance(model, dict) and model.get("adapter") == "":
         del model["adapter"]
-    return _resolve(parse_settings(MerchantSettings, tree, str(file)), folder)
+    try:
+        settings = parse_settings(MerchantSettings, tree, str(file))
+    except UserError as error:
+        raise UserError(PASSWORD.sub(r"\1\2***", str(error))) from None
+    return _resolve(settings, folder)
+
+
+def lexicon(settings: MerchantSettings) -> Lexicon:
+    """Return the shop's own terms and stop words; raise `UserError` with file and line where one cannot be used."""
+    return read_lexicon(settings.text.dictionary, settings.text.stop_words)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -145,7 +308,7 @@ def _resolve(settings: MerchantSettings, folder: Path) -> MerchantSettings:
     """Return the settings with every path made absolute, relative ones against `folder`."""
     folder = folder.resolve()
     sources = {
-        table: source and source.model_copy(update={"path": _inside(folder, source.path, f"sources.{table}")})
+        table: source and _settle(source, folder, f"sources.{table}", settings.merchant.timezone)
         for table, source in settings.sources
     }
     base, adapter, ca = settings.model.base, settings.model.adapter, settings.server.ca
@@ -153,14 +316,27 @@ def _resolve(settings: MerchantSettings, folder: Path) -> MerchantSettings:
         "base": str(_inside(folder, Path(base), "model.base")) if (folder / base).is_dir() else base,
         "adapter": adapter and _inside(folder, adapter, "model.adapter"),
     }
+    text = {key: path and _inside(folder, path, f"text.{key}") for key, path in settings.text}
     return settings.model_copy(
         update={
             "folder": folder,
+            "text": settings.text.model_copy(update=text),
             "sources": settings.sources.model_copy(update=sources),
             "model": settings.model.model_copy(update=model),
             "server": settings.server.model_copy(update={"ca": ca and str(_inside(folder, Path(ca), "server.ca"))}),
         }
     )
+
+
+def _settle(source: Source, folder: Path, key: str, zone: str) -> Source:
+    """Return a source with its file, or the file of its SQLite database, made absolute."""
+    if not source.url:
+        return source.model_copy(update={"path": _inside(folder, source.path, key)}).at(zone)
+    match = SQLITE_FILE.match(source.url)
+    if match:
+        whole = _inside(folder, Path(match["file"]), key)
+        return source.model_copy(update={"url": f"{match['scheme']}/{whole}{source.url[match.end() :]}"}).at(zone)
+    return source.at(zone)
 
 
 def _inside(folder: Path, path: Path, key: str) -> Path:

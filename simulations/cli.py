@@ -1,4 +1,4 @@
-"""`fugou simulate | scenarios | compare | study | bench | pretrain`."""
+"""`fugou simulate | scenarios | compare | study | bench | pretrain | evaluate-base`."""
 
 from __future__ import annotations
 
@@ -204,9 +204,20 @@ def bench(names: tuple[str, ...], output: Path | None, changes: tuple[str, ...])
 @click.option("--tokens", type=click.IntRange(1), help="Stop after so many tokens.")
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True, help="Seed of weights and order.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads; 0 takes all cores.")
+@click.option("--from", "start", type=FOLDER, help="A finished base to go on from: its weights, shape and vocabulary.")
+@click.option(
+    "--hold", is_flag=True, help="Keep the rate up to the end, where another sitting will follow with --from."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: bf16 where the device has matrix units for it.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint.")
 def pretrain(texts: tuple[Path, ...], output: Path, size: str, **options: Any) -> None:
-    """Train a GPT-2 from unlabelled text: plain, .gz or .jsonl files.
+    """Train a GPT-2 from unlabelled text: plain, .gz or .jsonl files; a text named twice is seen twice.
 
     Example: fugou pretrain corpus.txt.gz -o models/mine --size tiny --minutes 30
     """
@@ -215,6 +226,31 @@ def pretrain(texts: tuple[Path, ...], output: Path, size: str, **options: Any) -
 
     threads = options.pop("threads") or os.cpu_count() or 1
     train(list(texts), output, size, threads=threads, report=announce, **options)
+
+
+@click.command("evaluate-base")
+@click.argument("base")
+@click.argument("texts", nargs=-1, type=FILE)
+@click.option("--unseen", multiple=True, type=FILE, help="Text that was not trained on at all; all of it is measured.")
+@click.option("--against", multiple=True, metavar="BASE", help="Another base to measure on the same text.")
+@click.option("--ngram", type=click.IntRange(2, 6), help="Also KenLM's model of this order, learnt from TEXTS.")
+@click.option("--documents", type=click.IntRange(1), default=200, show_default=True, help="At most so many of a kind.")
+@click.option("--samples", is_flag=True, help="Also what the base writes after ten fixed prompts.")
+@click.option("--json", "json_", is_flag=True, help="Print as JSON.")
+def evaluate_base(base: str, texts: tuple[Path, ...], samples: bool, json_: bool, **options: Any) -> None:
+    """Print bits a character of a base on text held out from training, by kind: whole, and answers alone.
+
+    Example: fugou evaluate-base default reviews.txt trade.jsonl --ngram 5
+    """
+    quiet_libraries()
+    from simulations import yardstick
+
+    found = yardstick.evaluate(base, list(texts), **options)
+    lines = yardstick.samples(base) if samples else []
+    if json_:
+        as_json(yardstick.plain(found, lines))
+    else:
+        click.echo("\n".join([yardstick.table(found), *([""] * bool(lines)), *lines]))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_every_command_line_in_the_documentation_can_be_parsed(page: str, line: 
     command: click.Command = fugou
     context = click.Context(command, info_name="fugou")
     while isinstance(command, click.Group) and words and not words[0].startswith("--help"):
-        if words[0] == "--dir":
+        if words[0] in ("--dir", "--lang"):
             words = words[2:]
             continue
         inner = command.get_command(context, words.pop(0))
@@ -102,7 +102,7 @@ def example(tmp_path: Path, tiny_base: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", [line for page, line in spoken() if page == "merchant.md" and "--dir" in line])
+@pytest.mark.parametrize("line", [line for page, line in spoken() if page == "merchant.md" and "examples/" in line])
 def test_the_merchants_page_works_as_it_is_typed(
     line: str, example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +114,26 @@ def test_the_merchants_page_works_as_it_is_typed(
         assert (tmp_path / "campaign.csv").exists()
     else:
         assert capsys.readouterr()
+
+
+def test_a_newcomers_walk_works_as_it_is_typed_from_init_to_a_signed_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "merchant.md").read_text("utf-8")
+    walk = text[text.index("## A newcomer's walk") : text.index("## Tables")]
+    steps = [line.split("#")[0] for line in re.findall(r"^fugou .*$", walk, re.M)]
+    assert [next(verb for verb in ("init", "check", "metrics") if verb in step) for step in steps[:3]] == [
+        "init",
+        "check",
+        "metrics",
+    ]
+    monkeypatch.chdir(tmp_path)
+    for step in steps:
+        monkeypatch.setenv("FUGOU_LANG", "zh")
+        monkeypatch.setattr(sys, "argv", shlex.split(step))
+        main()
+        assert capsys.readouterr().out.strip(), step
+    assert (tmp_path / "my-shop" / "policy.toml.sig").exists()
 
 
 def test_the_readmes_two_commands_are_targets_and_ci_runs_the_second() -> None:

@@ -1,27 +1,50 @@
 """A merchant's tables as checked rows, in order of time, with personal data gone from every free text.
 
-A table is read in three steps, each blind to the others: a reader turns a file into records (a header and lines of
-cells), `_choose` finds the schema's fields in the header, and cells become rows. Columns that the schema does not know
-are never looked at, so a phone or address column cannot reach a row. Cleaning and scrubbing come before the row exists.
+A table is read in three steps, each blind to the others: a reader turns a file or a query into pieces of raw cells,
+`choose` finds the schema's fields in the header, and a piece becomes a `Batch` of typed columns. Columns that the schema
+does not know are never looked at, so a phone or address column cannot reach a row. Cleaning and scrubbing come before
+a row exists.
+
+What is wrong with a cell is told and never guessed around: a row without a readable required cell is left out, an
+optional cell is emptied, a text that is too long is cut. Where too many rows are so, the mapping is wrong, and the table
+is refused.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import polars as pl
 
-from client.config import MerchantSettings, Source
-from client.data.scrub import find, hide, scrub
+from client.config import STATUS, MerchantSettings, Source
+from client.data.readers.database import open_database, shown
+from client.data.readers.files import ending, expand
+from client.data.readers.parquet import open_parquet
+from client.data.readers.records import Piece, Records
+from client.data.readers.text import open_text
+from client.data.readers.workbook import open_workbook
+from client.data.scrub import scrub
+from client.data.table import Table, schema_of
+from client.data.values import (
+    Parsed,
+    Texts,
+    Zones,
+    as_text,
+    each,
+    read_ids,
+    read_prices,
+    read_quantities,
+    read_ratings,
+    read_texts,
+    read_times,
+)
 from common.errors import UserError
 from common.schema import TABLES, Campaign, Dialog, Order, Product, Review, Row, Shop
 from common.text import clean
@@ -78,59 +101,172 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
 }
 """The headers of a field that neither `columns` nor the schema's name finds, the preferred one first."""
 
+STATUS_HEADERS = tuple("status 订单状态 交易状态 退款状态 售后状态 支付状态 状态 order_status refund_status".split())
+STATUSES: Mapping[str, tuple[str, ...]] = {
+    "cancelled": (
+        *"取消 已取消 交易取消 订单取消 关闭 已关闭 交易关闭 订单关闭 作废 已作废".split(),
+        *"cancelled canceled closed void".split(),
+    ),
+    "refunded": (
+        *"退款 已退款 退款成功 退款完成 全额退款 退货退款 退货退款成功 已退货 退货".split(),
+        *"refunded returned".split(),
+    ),
+    "unpaid": (
+        *"待付款 等待买家付款 等待付款 未付款 待支付 未支付".split(),
+        *("unpaid", "pending", "pending payment", "awaiting payment"),
+    ),
+    "kept": (
+        *"交易成功 已完成 完成 成功 已收货 已签收 待发货 已发货 卖家已发货 买家已付款 已付款 已支付 待评价".split(),
+        *"等待买家确认收货 等待卖家发货 没有申请退款 无退款 未退款 无 否 正常 退款关闭 部分退款 退款中".split(),
+        *"completed complete paid shipped delivered fulfilled processing success ok".split(),
+    ),
+}
+"""What the words of a status column say became of an order line; only lines that are `kept` are purchases."""
+
 FREE_TEXTS = frozenset(("item_name", "note", "name", "category", "brand", "attributes", "description", "text"))
 FREE_TEXTS |= frozenset(("intent", "status", "question", "answer", "channel", "offer"))
 """The fields that people write words in; ids are the shop's own and go into no prompt."""
 
-Texts: TypeAlias = dict[str, tuple[str, tuple[str, ...]]]
-"""A cell -> the text without personal data, and the kinds of what was found in it."""
+LEFT_OUT, EMPTIED, CUT, KEPT = "row left out", "value emptied", "text cut", "kept as it is"
+HARMLESS = {"too-long": CUT, "formula": KEPT, "encoding": KEPT, "status": KEPT}
+"""Kinds of problems that take away neither row nor value, and what is done."""
 
-SHORT = 64
-"""Texts up to this length are remembered while a table is read."""
+FORGIVEN = frozenset((*HARMLESS, "empty-text"))
+"""Kinds that say nothing against the mapping, however many there are."""
 
-A_TIME = re.compile(
-    r"(\d{4})[-/.年](\d{1,2})[-/.月](\d{1,2})(?:(?:日\s*|T|\s+)(\d{1,2})[:时](\d{1,2})(?:[:分](\d{1,2})(?:\.\d+)?秒?|分)?|日)?"
-)
-A_NUMBER = re.compile(r"[¥$€]?\s*(-?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?)\s*元?")
-A_RATING = re.compile(r"([1-5])(?:\.0+)?\s*[星分]?|(★{1,5})☆{0,4}")
-ROUNDED = re.compile(r"\d(?:\.\d+)?E\+\d+", re.I)
+MEANING: Mapping[str, str] = {
+    "empty-id": "an id is missing",
+    "id": "no id: longer than 64 characters, or with characters that cannot be seen",
+    "rounded-id": "no id any more: a spreadsheet has rounded it; export the column as text",
+    "empty": "empty, and needed",
+    "empty-text": "no words",
+    "time": "not a time such as 2026-01-03, 2026/1/3 14:05 or 2026年1月3日; for another form say how it is written, "
+    'as in formats = { order_time = "%d/%m/%Y" }',
+    "range": "outside what a shop can mean",
+    "number": "not a number such as 58, 58.00 or ¥1,234.50",
+    "zero": "a quantity of 0 is no purchase",
+    "rating": "not a rating from 1 to 5",
+    "too-long": "longer than 20,000 characters",
+    "formula": "reads like a formula",
+    "formula-error": "a formula that failed in the spreadsheet",
+    "encoding": "holds characters that were lost in an earlier export (�)",
+    "status": 'an unknown status; say what it means, as in statuses = { cancelled = ["作废"] }',
+    "ragged": "more or fewer cells than the header; put quotes around a cell that holds a comma or a line break",
+    "header": "the header again",
+}
+"""What a kind of problem means, in words that a message can use."""
+
+SHOWN = 20
+"""Problems of one kind and column that are kept in full; of the others there is a count."""
+
+NEEDED = ("orders", "products")
+"""Tables without which there is no shop."""
+
+FEW = 5
+"""So many unreadable rows never refuse a table by their share, as long as they are not the greater part."""
 
 
 @dataclass(frozen=True)
-class Records:
-    """A file's header and its lines: the physical line that a record starts at, and its cells."""
+class Problem:
+    """One cell or record that cannot be taken as it is, where it stands, and what is done about it."""
 
-    header: Sequence[str]
-    lines: Iterator[tuple[int, list[str]]]
+    table: str
+    source: str
+    place: str
+    column: str
+    value: str
+    kind: str
+    does: str
+
+    def __str__(self) -> str:
+        column = f", column {self.column!r}" if self.column else ""
+        return f"{self.source}: {self.place}{column}: {self.value!r}: {MEANING[self.kind]}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of one table as typed columns: the schema's fields that the source has, and `place`, an int.
+
+    `problems` holds the first `SHOWN` of each column and kind, `counts` how many there are by (column, kind, what is
+    done); `bad` counts the rows with an unreadable cell, `excluded` the rows left out on purpose, by reason; `rows`
+    counts everything that was read. `source` and `unit` say where the rows are from, `where(place)` in words.
+    """
+
+    frame: pl.DataFrame = field(repr=False)
+    source: str
+    unit: str
+    rows: int
+    bad: int
+    problems: Sequence[Problem]
+    counts: Counter[tuple[str, str, str]]
+    excluded: Counter[str]
+    scrubbed: Counter[str]
+
+    def where(self, place: int) -> str:
+        """Return the place in words, such as `line 12`."""
+        return f"{self.unit} {place}"
 
 
 @dataclass
 class Reading:
-    """How reading went: what is wrong, one line a problem, and how many pieces of personal data went, by kind."""
+    """How reading went, at bounded memory: what was wrong, left out on purpose, and hidden as personal data.
 
-    problems: list[str] = field(default_factory=list)
+    `counts` is by (table, column, kind, what is done), `excluded` by (table, reason), `rows` and `bad` by table.
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    counts: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    excluded: Counter[tuple[str, str]] = field(default_factory=Counter)
     scrubbed: Counter[str] = field(default_factory=Counter)
+    rows: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def add(self, table: str, batch: Batch) -> None:
+        """Take in what one batch of `table` has to tell."""
+        for one in batch.problems:
+            if (
+                sum(
+                    kept.table == table and (kept.column, kept.kind) == (one.column, one.kind) for kept in self.problems
+                )
+                < SHOWN
+            ):
+                self.problems.append(one)
+        for (column, kind, does), count in batch.counts.items():
+            self.counts[table, column, kind, does] += count
+        for reason, count in batch.excluded.items():
+            self.excluded[table, reason] += count
+        self.scrubbed.update(batch.scrubbed)
+        self.rows[table] += batch.rows
+        self.bad[table] += batch.bad
 
 
 @dataclass(frozen=True)
 class Column:
-    """One field of the schema and where it stands: header and place in a line."""
+    """One field of the schema, or a status column, and where it stands: header and place in a record."""
 
     name: str
     header: str
     place: int
     required: bool
-    read: Callable[[str], Any]
+
+
+def table_of(kind: type[Row]) -> str:
+    """Return the name of the table whose rows are of `kind`.
+
+    >>> table_of(Order)
+    'orders'
+    """
+    return next(table for table, row in TABLES.items() if row is kind)
 
 
 def read_shop(settings: MerchantSettings, reading: Reading | None = None) -> Shop:
     """Return the merchant's whole book: every table its settings name, each in order of time.
 
-    Raises `UserError` for the first table with a bad row; `reading`, where given, takes counts of what was scrubbed.
+    Raises `UserError` for the first table that cannot be read; `reading`, where given, takes what is to be told.
     """
     sources = settings.sources
 
-    def rows(kind: type[R], source: Source | None) -> list[R]:
+    def rows(kind: type[R], source: Source | None) -> Sequence[R]:
         return read_table(kind, source, reading) if source else []
 
     return Shop(
@@ -145,258 +281,325 @@ def read_shop(settings: MerchantSettings, reading: Reading | None = None) -> Sho
     )
 
 
-def read_table(kind: type[R], source: Source, reading: Reading | None = None) -> list[R]:
-    """Return every row of a table, in order of time where it has one; rows of one time keep the file's order.
+def read_table(kind: type[R], source: Source, reading: Reading | None = None) -> Table[R]:
+    """Return the rows of a table, in order of time where it has one; rows of one time keep the source's order.
 
-    Raises `UserError` that names the file, the line, the column, the value (short, scrubbed) and what is expected.
+    Raises `UserError` where `scan` does.
     """
-    reading = reading or Reading()
-    before = len(reading.problems)
-    rows = read_good(kind, source, reading)
-    if problems := reading.problems[before:]:
-        more = f" (and {len(problems) - 1} more such cells)" if len(problems) > 1 else ""
-        raise UserError(problems[0] + more)
-    return rows
+    table, frames = table_of(kind), []
+    for batch in scan(kind, source):
+        frames.append(batch.frame.drop("place"))
+        if reading is not None:
+            reading.add(table, batch)
+    return Table.sorted(kind, pl.concat(frames) if frames else pl.DataFrame(schema=schema_of(kind)))
 
 
-def read_good(kind: type[R], source: Source, reading: Reading) -> list[R]:
-    """Return the good rows of a table and put what is wrong with the others into `reading.problems`.
+def scan(kind: type[R], source: Source) -> Iterator[Batch]:
+    """Yield a table batch by batch, at bounded memory, in the source's order.
 
-    Raises `UserError` for a file that cannot be read as a table at all.
+    Raises `UserError` for what is no table, for a column that is missing, and, at the end, for a table in which more than
+    `source.max_bad` of the rows have a cell that cannot be read; `Unreachable` for a database that does not answer.
     """
-    records = _open(source.path)
-    columns = _choose(kind, source, records.header)
-    lines, cells = [], []
+    table = table_of(kind)
+    told = Reading()
     texts: Texts = {}
-    for line, record in records.lines:
-        row = _cells(f"{source.path}: line {line}", record, columns, reading, texts)
-        if row is not None:
-            lines.append(line)
-            cells.append(row)
-    rows = _validate(kind, cells, lines, columns, source.path, reading)
-    when = next((name for name in ("order_time", "time") if name in kind.model_fields), None)
-    return sorted(rows, key=lambda row: getattr(row, when)) if when else rows
+    for records in _opened(source):
+        try:
+            columns = choose(kind, source, records)
+            reader = partial(_batch, kind, source, records, columns, texts)
+            for piece in records.pieces([column.place for column in columns]):
+                batch = reader(piece)
+                told.add(table, batch)
+                yield batch
+        finally:
+            records.close()
+    if table in NEEDED and told.rows[table] == told.excluded[table, "blank"]:
+        raise UserError(
+            f"{_place(source)} has no {table}: no {table[:-1]} that can be used stands below its header; "
+            "export the table again"
+        )
+    _refuse_if_hopeless(table, source, told)
 
 
-def _cells(
-    where: str, record: list[str], columns: Sequence[Column], reading: Reading, texts: Texts
-) -> dict[str, Any] | None:
-    """Return the line's cells by field, empty optional ones left out; None, and a problem, if one cannot be read."""
-    row: dict[str, Any] = {}
-    try:
-        for column in columns:
-            cell = record[column.place].strip()
-            if not cell and not column.required:
-                continue
-            if column.name in FREE_TEXTS:
-                row[column.name] = _without_persons(cell, texts, reading)
-            else:
-                row[column.name] = column.read(cell)
-    except ValueError as error:
-        reading.problems.append(f"{where}, column {column.header!r}: {_short(cell)!r} is not {error}")
-        return None
-    return row
+def _place(source: Source) -> str:
+    """Return where a source lies, as a message may show it."""
+    return shown(source.url) if source.url else str(source.path)
 
 
-def _without_persons(cell: str, texts: Texts, reading: Reading) -> str:
-    """Return a free text cleaned and scrubbed; a short one is remembered, as names of items stand in many lines."""
-    known = texts.get(cell)
-    if known is None:
-        text = clean(cell)
-        found = find(text)
-        known = hide(text, found), tuple(one.kind for one in found)
-        if len(cell) <= SHORT:
-            texts[cell] = known
-    if known[1]:
-        reading.scrubbed.update(known[1])
-    return known[0]
-
-
-def _short(cell: str) -> str:
-    """Return a cell as an error may show it."""
-    text = scrub(clean(cell))
-    return text if len(text) <= 30 else text[:29] + "…"
-
-
-def _validate(
-    kind: type[R],
-    cells: list[dict[str, Any]],
-    lines: list[int],
-    columns: Sequence[Column],
-    file: Path,
-    reading: Reading,
-) -> list[R]:
-    """Return the rows the schema accepts; the others become problems."""
-    rows = TypeAdapter(list[kind])  # type: ignore[valid-type]
-    try:
-        return rows.validate_python(cells)
-    except ValidationError as error:
-        bad = set()
-        headers = {column.name: column.header for column in columns}
-        for one in error.errors(include_url=False):
-            place, name = int(one["loc"][0]), str(one["loc"][1])
-            bad.add(place)
-            value = _short(str(one["input"]))
-            reading.problems.append(
-                f"{file}: line {lines[place]}, column {headers.get(name, name)!r}: {value!r}: {one['msg'].lower()}"
-            )
-        return rows.validate_python([row for place, row in enumerate(cells) if place not in bad])
+def _refuse_if_hopeless(table: str, source: Source, told: Reading) -> None:
+    """Raise `UserError` when so many rows are bad that it is the mapping, and no slip."""
+    bad, rows = told.bad[table], told.rows[table] - sum(told.excluded.values())
+    if bad <= source.max_bad * rows or (bad <= FEW and bad * 2 <= rows):
+        return
+    by = Counter({(column, kind): count for (_, column, kind, _), count in told.counts.items() if kind not in FORGIVEN})
+    (column, kind), count = by.most_common(1)[0]
+    example = next(one for one in told.problems if (one.column, one.kind) == (column, kind))
+    raise UserError(
+        f"{example}; {bad} of {rows} rows of {table} cannot be read, {count} of them so; correct [sources] or the file, "
+        f"or allow more with max_bad (now {source.max_bad:g})"
+    )
 
 
 # From a header to columns.
 
 
-def _choose(kind: type[Row], source: Source, header: Sequence[str]) -> list[Column]:
-    """Return the columns of `header` that the schema knows: by `columns`, by the schema's name, or by `HEADERS`."""
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(header):
-        places.setdefault(_plain(name), []).append(place)
+def choose(kind: type[Row], source: Source, records: Records) -> list[Column]:
+    """Return the columns of a header that the schema knows: by `columns`, by the schema's name, or by `HEADERS`.
+
+    Raises `UserError` for a required or a mapped column that is not there, and for one that stands there twice.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(records.header):
+        places[_plain(name)].append(place)
     columns = []
     for name, info in kind.model_fields.items():
-        names = [source.columns[name]] if name in source.columns else [name, *HEADERS.get(name, ())]
+        mapped = name in source.columns
+        names = [source.columns[name]] if mapped else [name, *HEADERS.get(name, ())]
         found = next((places[_plain(one)] for one in names if _plain(one) in places), [])
-        if len(found) > 1:
-            raise UserError(f"{source.path}: {header[found[0]]!r} stands {len(found)} times in the header; rename one")
-        if not found and (info.is_required() or name in source.columns):
-            raise _missing(kind, source, name, names, header)
+        if not found and (info.is_required() or mapped):
+            raise _missing(kind, records, name, names)
         if found:
-            read = READ.get(name, _identifier)
-            columns.append(Column(name, header[found[0]], found[0], info.is_required(), read))
-    return columns
+            columns.append(_column(name, found, records, required=info.is_required()))
+    return columns + (_status_columns(kind, source, records, places) if kind is Order else [])
 
 
-def _missing(kind: type[Row], source: Source, name: str, names: Sequence[str], header: Sequence[str]) -> UserError:
+def _column(name: str, found: Sequence[int], records: Records, *, required: bool) -> Column:
+    header = records.header[found[0]]
+    if len(found) > 1:
+        raise UserError(f"{records.name}: {header!r} stands {len(found)} times in the header; rename one")
+    return Column(name, header, found[0], required)
+
+
+def _status_columns(
+    kind: type[Row], source: Source, records: Records, places: Mapping[str, Sequence[int]]
+) -> list[Column]:
+    """Return every column that says what became of an order line; a shop may have one of orders and one of refunds."""
+    names = [source.columns[STATUS]] if STATUS in source.columns else STATUS_HEADERS
+    found = [places[_plain(one)] for one in names if _plain(one) in places]
+    if not found and STATUS in source.columns:
+        raise _missing(kind, records, STATUS, names)
+    return [_column(STATUS, one, records, required=False) for one in found]
+
+
+def _missing(kind: type[Row], records: Records, name: str, names: Sequence[str]) -> UserError:
     wanted = " or ".join(names[:4])
-    table = next(table for table, row in TABLES.items() if row is kind)
+    found = ", ".join(_short(name) for name in records.header[:40]) or "an empty header"
     return UserError(
-        f"{source.path}: no column for {name} ({wanted}); found {', '.join(header) or 'an empty header'}; "
-        f'rename one, or map it: [sources] {table} = {{path = …, columns = {{{name} = "your header"}}}}'
+        f"{records.name}: no column for {name} ({wanted}); found {found}; "
+        f'rename one, or map it: [sources] {table_of(kind)} = {{path = …, columns = {{{name} = "your header"}}}}'
     )
 
 
 def _plain(header: str) -> str:
-    return unicodedata.normalize("NFKC", header).strip().casefold()
+    return unicodedata.normalize("NFKC", header).strip("\ufeff \t\r\n").casefold()
 
 
-# From a cell to a value; each raises `ValueError` with what it expects.
+# From a piece of raw cells to a batch.
 
 
-def parse_time(cell: str) -> datetime:
-    """Return a shop-local time from `2026-01-03`, `2026/1/3 9:05` or `2026年1月3日 09:05:30`.
-
-    >>> parse_time("2026年1月3日 9:05")
-    datetime.datetime(2026, 1, 3, 9, 5)
-    """
-    match = A_TIME.fullmatch(cell) or A_TIME.fullmatch(unicodedata.normalize("NFKC", cell))
-    if match:
-        year, month, day, hour, minute, second = match.groups(default="0")
-        try:
-            return datetime(int(year), int(month), int(day), int(hour), int(minute), int(second))
-        except ValueError:
-            pass
-    raise ValueError("a shop-local day or time such as 2026-01-03, 2026/1/3 14:05 or 2026年1月3日")
-
-
-def parse_number(cell: str) -> float:
-    """Return a number from `58`, `1,234.50` or `¥1,234.50`.
-
-    >>> parse_number("￥1,234.50"), parse_number("58元")
-    (1234.5, 58.0)
-    """
-    match = A_NUMBER.fullmatch(cell) or A_NUMBER.fullmatch(unicodedata.normalize("NFKC", cell))
-    if not match:
-        raise ValueError("a number such as 58, 58.00 or ¥1,234.50")
-    return float(match[1].replace(",", ""))
-
-
-def parse_rating(cell: str) -> int:
-    """Return 1 to 5 from `4`, `4星` or `★★★★☆`.
-
-    >>> parse_rating("4星"), parse_rating("★★★★☆")
-    (4, 4)
-    """
-    match = A_RATING.fullmatch(unicodedata.normalize("NFKC", cell))
-    if not match:
-        raise ValueError("a rating from 1 to 5")
-    return int(match[1]) if match[1] else len(match[2])
+def _batch(
+    kind: type[Row], source: Source, records: Records, columns: Sequence[Column], texts: Texts, piece: Piece
+) -> Batch:
+    """Return a piece as typed columns, with everything that is to be told about it."""
+    tale = _Tale(table_of(kind), records.name, records.unit)
+    for damaged in piece.damaged:
+        tale.of_record(damaged.place, damaged.kind, damaged.text)
+    cells = piece.cells.with_columns(piece.places.alias("place"))
+    cells = _without_headers(cells, columns, tale)
+    if kind is Order:
+        cells = _purchases(cells, columns, source, tale)
+    zones = (source.timezone or source.local, source.local)
+    fields = [(n, column) for n, column in enumerate(columns) if column.name in kind.model_fields]
+    parsed = [(column, cells[str(n)], _read(column.name, cells[str(n)], source, zones, texts)) for n, column in fields]
+    keep = _not_returned(parsed, cells.height, tale)
+    lost, bad = ~keep, pl.repeat(False, cells.height, eager=True)
+    for column, raw, one in parsed:
+        for flaw in one.flaws:
+            kind_, does = _verdict(column, flaw.kind)
+            rows = flaw.rows & keep
+            if does and rows.any():
+                tale.of_cells(column.header, kind_, does, raw.filter(rows), cells["place"].filter(rows))
+                lost = lost | rows if does == LEFT_OUT else lost
+                bad = bad | rows if kind_ not in FORGIVEN else bad
+    for _, _, one in parsed:
+        tale.scrubbed.update(one.scrubbed)
+    frame = _whole(kind, {column.name: one.values for column, _, one in parsed}, cells["place"]).filter(~lost)
+    tale.excluded["blank"] += piece.blank
+    return tale.batch(frame, piece.rows, int(bad.sum()) + tale.records)
 
 
-def _identifier(cell: str) -> str:
-    if not cell:
-        raise ValueError("an id; this column may not be empty")
-    if ROUNDED.fullmatch(cell):
-        raise ValueError("an id any more: a spreadsheet has rounded it; export the column as text")
-    return cell
+class _Tale:
+    """What is to be told about one piece, while it is read."""
+
+    def __init__(self, table: str, source: str, unit: str) -> None:
+        self.table, self.source, self.unit = table, source, unit
+        self.problems: list[Problem] = []
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.excluded: Counter[str] = Counter()
+        self.scrubbed: Counter[str] = Counter()
+        self.records = 0
+
+    def of_record(self, place: int, kind: str, text: str) -> None:
+        """Tell of a whole record that is left out."""
+        self.records += 1
+        self._count("", kind, LEFT_OUT, [(place, text)], 1)
+
+    def of_cells(self, column: str, kind: str, does: str, cells: pl.Series, places: pl.Series) -> None:
+        """Tell of the cells of one column that share what is wrong with them."""
+        few = zip(places.head(SHOWN).to_list(), cells.head(SHOWN).to_list(), strict=True)
+        self._count(column, kind, does, few, len(cells))
+
+    def _count(self, column: str, kind: str, does: str, few: Iterable[tuple[int, object]], count: int) -> None:
+        told = self.counts[column, kind, does]
+        self.counts[column, kind, does] += count
+        for place, value in islice(few, max(SHOWN - told, 0)):
+            where = f"{self.unit} {place}"
+            self.problems.append(Problem(self.table, self.source, where, column, _short(value), kind, does))
+
+    def batch(self, frame: pl.DataFrame, rows: int, bad: int) -> Batch:
+        """Return the rows with what is told about them."""
+        excluded = Counter({reason: count for reason, count in self.excluded.items() if count})
+        return Batch(
+            frame, self.source, self.unit, rows, bad, tuple(self.problems), self.counts, excluded, self.scrubbed
+        )
 
 
-READ: Mapping[str, Callable[[str], Any]] = {
-    "order_time": parse_time,
-    "time": parse_time,
-    "quantity": parse_number,
-    "price": parse_number,
-    "rating": parse_rating,
+def _short(value: object) -> str:
+    """Return a cell as a message may show it: without personal data, on one line, not long."""
+    text = scrub(clean(str(value)[:200])) if value is not None else ""
+    return text if len(text) <= 30 else text[:29] + "…"
+
+
+def _without_headers(cells: pl.DataFrame, columns: Sequence[Column], tale: _Tale) -> pl.DataFrame:
+    """Return the records without those that say the header again, as files do that were glued together."""
+    texts = [(str(n), column.header) for n, column in enumerate(columns) if cells[str(n)].dtype == pl.String]
+    if len(texts) < len(columns):
+        return cells
+    again = cells.select(pl.all_horizontal(pl.col(n).str.strip_chars() == header for n, header in texts)).to_series()
+    again = again.fill_null(False)
+    if not again.any():
+        return cells
+    for place in cells["place"].filter(again).to_list():
+        tale.of_record(place, "header", columns[0].header)
+    return cells.filter(~again)
+
+
+def _purchases(cells: pl.DataFrame, columns: Sequence[Column], source: Source, tale: _Tale) -> pl.DataFrame:
+    """Return the order lines that a status column does not call cancelled, refunded or unpaid; the others are counted."""
+    meaning = {word: reason for reason, words in STATUSES.items() for word in words}
+    meaning |= {_plain(word): reason for reason, words in source.statuses.items() for word in words}
+    for n, column in enumerate(columns):
+        if column.name != STATUS:
+            continue
+        raw = as_text(cells[str(n)])
+        said, unknown = each(raw, lambda word: meaning[_plain(word)], pl.String())
+        if unknown.any():
+            tale.of_cells(column.header, "status", KEPT, raw.filter(unknown), cells["place"].filter(unknown))
+        gone = (said != "kept").fill_null(False)
+        for reason, count in said.filter(gone).value_counts().iter_rows():
+            tale.excluded[reason] += count
+        cells = cells.filter(~gone)
+    return cells
+
+
+def _not_returned(parsed: Sequence[tuple[Column, pl.Series, Parsed]], height: int, tale: _Tale) -> pl.Series:
+    """Return which rows give nothing back; lines of a negative quantity are returns, and counted."""
+    quantity = next((one.values for column, _, one in parsed if column.name == "quantity"), None)
+    if quantity is None:
+        return pl.repeat(True, height, eager=True)
+    returned = (quantity < 0).fill_null(False)
+    tale.excluded["returns"] += int(returned.sum())
+    return ~returned
+
+
+def _verdict(column: Column, kind: str) -> tuple[str, str]:
+    """Return the kind of a flaw as it is told, and what is done; nothing is done about an optional cell that is empty."""
+    if kind in ("empty", "empty-id") and not column.required:
+        return kind, ""
+    if kind == "empty" and column.name in FREE_TEXTS:
+        kind = "empty-text"
+    return kind, HARMLESS.get(kind) or (LEFT_OUT if column.required or kind == "zero" else EMPTIED)
+
+
+def _whole(kind: type[Row], values: Mapping[str, pl.Series], places: pl.Series) -> pl.DataFrame:
+    """Return the columns of every field of the schema, an empty or absent cell as the schema's default, and `place`."""
+    columns = []
+    for name, info in kind.model_fields.items():
+        default = "" if info.default_factory else info.default
+        if name not in values:
+            columns.append(pl.repeat(default, len(places), eager=True).alias(name))
+        else:
+            column = values[name].alias(name)
+            columns.append(column if info.is_required() else column.fill_null(default))
+    return pl.DataFrame([*columns, places.alias("place")])
+
+
+def _read(name: str, cells: pl.Series, source: Source, zones: Zones, texts: Texts) -> Parsed:
+    """Return the values of a column, read as its field asks."""
+    if name in FREE_TEXTS:
+        return read_texts(cells, texts)
+    if name in ("order_time", "time"):
+        return read_times(cells, zones, source.formats.get(name, ""))
+    return READ.get(name, read_ids)(cells)
+
+
+READ: Mapping[str, Callable[[pl.Series], Parsed]] = {
+    "quantity": read_quantities,
+    "price": read_prices,
+    "rating": read_ratings,
 }
 
 
-# From a file to records.
+# From a source to records.
 
 
-def _open(path: Path) -> Records:
-    """Return the records of the file at `path`, by its ending."""
-    if path.suffix.lower() not in READERS:
-        raise UserError(
-            f"{path}: cannot tell what a {path.suffix or 'nameless'} file holds; known endings: {', '.join(READERS)}"
-        )
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; correct [sources] in merchant.toml") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
-    return READERS[path.suffix.lower()](path, data)
+def _opened(source: Source) -> Iterator[Records]:
+    """Yield the records of the source's database, or of every file it names, in order of their names.
 
-
-def read_csv(path: Path, data: bytes) -> Records:
-    """Return the records of a CSV file: UTF-8 with or without BOM, with commas or tabs as its header has."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: line {line} is not UTF-8; save the file as UTF-8 CSV") from None
-    first = text.lstrip().partition("\n")[0]
-    separator = "\t" if first.count("\t") > first.count(",") else ","
-    lines = _csv_lines(path, csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
-    _, header = next(lines, (1, []))
-    header = [name.strip() for name in header]
-    return Records(header, _as_wide(path, lines, header))
-
-
-def _csv_lines(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield every record that is not blank, with the line it starts at."""
-    start = 1
-    try:
-        for record in reader:
-            if any(cell.strip() for cell in record):
-                yield start, record
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f"{path}: line {start}: broken CSV: {error}; check the quotes of this record") from None
-
-
-def _as_wide(
-    path: Path, lines: Iterator[tuple[int, list[str]]], header: Sequence[str]
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records, each as wide as the header; raise for one that is not, as its cells may be shifted."""
-    for line, record in lines:
-        extra = len(record) - len(header)
-        if extra > 0 and not any(record[len(header) :]):
-            record = record[: len(header)]
-        elif extra:
+    Raises `UserError` where the files of one table do not have the same columns.
+    """
+    if source.url:
+        yield open_database(source.url, source.query)
+        return
+    paths = expand(source.path)
+    first: list[str] = []
+    for path in paths if len(paths) > 1 else ():
+        records = open_file(path, source)
+        records.close()
+        header = sorted(map(_plain, records.header))
+        first = first or header
+        if differing := sorted(set(header) ^ set(first)):
             raise UserError(
-                f"{path}: line {line} has {len(record)} cells where the header has {len(header)}; "
-                "put quotes around a cell that holds a comma or a line break"
+                f"{path}: its columns are not those of {paths[0].name}: {', '.join(differing)}; "
+                "files of one table must have the same header"
             )
-        yield line, record
+    for path in paths:
+        yield open_file(path, source)
 
 
-READERS: Mapping[str, Callable[[Path, bytes], Records]] = {".csv": read_csv, ".tsv": read_csv, ".txt": read_csv}
+def open_file(path: Path, source: Source) -> Records:
+    """Return the records of the file at `path`, by its ending."""
+    kind = ending(path)
+    if kind in TEXTS:
+        return open_text(path, source.encoding)
+    if kind in WORKBOOKS:
+        return open_workbook(path, source.sheet)
+    if kind in PARQUETS:
+        return open_parquet(path)
+    known = ", ".join((*TEXTS, *WORKBOOKS, *PARQUETS))
+    what = path.suffix if path.suffix else "nameless"
+    raise UserError(f"{path}: cannot tell what a {what} file holds; known endings: {known}")
+
+
+TEXTS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+WORKBOOKS = (".xlsx", ".xlsm")
+PARQUETS = (".parquet", ".pq")
+"""What is read, by the ending of a file's name."""
+
+
+def fingerprint(source: Source) -> tuple[object, ...]:
+    """Return what changes when the source's files change; what a database holds is never taken to be the same."""
+    if source.url:
+        return (object(),)
+    stats = ((path, path.stat()) for path in expand(source.path))
+    return (source.model_dump_json(), *((str(path), stat.st_mtime_ns, stat.st_size) for path, stat in stats))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from client.config import MerchantSettings, load_merchant
+from client.config import MerchantSettings, lexicon, load_merchant
 from client.data.customers import LONG_GAP, Customer, gather, habit, offer_prompt
 from client.data.sources import read_shop
 from client.use.campaign import CampaignLine
@@ -19,7 +19,7 @@ from common.config import LoraSettings, parse_settings
 from common.errors import UserError
 from common.lora import Bench, bench, initial, load, put
 from common.schema import Product
-from common.text import attributes_text, keywords
+from common.text import PLAIN, Lexicon, attributes_text, keywords
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Desk:
         self, customer: Customer, product: Product, count: int, channel: str = "短信", offer: str = ""
     ) -> list[str]:
         """Return up to `count` texts that passed the guard, for `customer` and `product`."""
-        prompt = offer_prompt(customer, product, self.time, channel, offer)
+        prompt = offer_prompt(customer, product, self.time, channel, offer, self.settings.merchant.lang)
         given = f"{product.name} {attributes_text(product.attributes)} {offer}"
         texts = write(self.bench, prompt, max(count, 3))
         return [text for text in texts if clean_copy([text], given)][:count]
@@ -65,7 +65,8 @@ def open_desk(folder: Path) -> Desk:
     names = {product.item_id: product.name for product in shop.products}
     products = {product.item_id: product for product in shop.products}
     by_id = {customer.id: customer for customer in customers}
-    return Desk(settings, load_model(settings), by_id, products, catalogue(customers, names, time), time)
+    known = catalogue(customers, names, time, lexicon(settings))
+    return Desk(settings, load_model(settings), by_id, products, known, time)
 
 
 def load_model(settings: MerchantSettings) -> Bench:
@@ -88,9 +89,9 @@ def load_model(settings: MerchantSettings) -> Bench:
     return work
 
 
-def interests(customer: Customer) -> str:
+def interests(customer: Customer, known: Lexicon = PLAIN) -> str:
     """Return what the customer's own reviews talk about most, as a clause; nothing where there are none."""
-    found = keywords([review.text for review in customer.reviews], 3)
+    found = keywords([review.text for review in customer.reviews], 3, known)
     return f"，评价常提{'、'.join(found)}" if found else ""
 
 
@@ -113,7 +114,6 @@ def campaign(desk: Desk, within: int, limit: int, channel: str = "短信") -> It
         texts = desk.copy(customer, desk.products[offer.item_id], 1, channel)
         if texts:
             gap = habit(customer.baskets, desk.time).gap_days
-            reason = f"买过{offer.times}次，平均{gap}天一单，上次{customer.baskets[-1].time:%Y-%m-%d}" + interests(
-                customer
-            )
+            reason = f"买过{offer.times}次，平均{gap}天一单，上次{customer.baskets[-1].time:%Y-%m-%d}"
+            reason += interests(customer, lexicon(desk.settings))
             yield CampaignLine(customer.id, offer.item_id, offer.name, channel, texts[0], reason)

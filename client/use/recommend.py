@@ -15,7 +15,7 @@ import torch
 
 from client.data.customers import Basket, Customer, next_prompt
 from common.lora import Bench
-from common.text import clean, words
+from common.text import PLAIN, Lexicon, clean, words
 
 POPULAR_DAYS = 90
 CANDIDATES = 40
@@ -46,8 +46,13 @@ class Catalogue:
     words: Mapping[str, frozenset[str]]
 
 
-def catalogue(customers: Sequence[Customer], names: Mapping[str, str], time: datetime) -> Catalogue:
-    """Return the catalogue with popularity over the `POPULAR_DAYS` before `time`; an unsold item keeps a small share."""
+def catalogue(
+    customers: Sequence[Customer], names: Mapping[str, str], time: datetime, lexicon: Lexicon = PLAIN
+) -> Catalogue:
+    """Return the catalogue with popularity over the `POPULAR_DAYS` before `time`; an unsold item keeps a small share.
+
+    `lexicon` holds the shop's own terms and stop words, which the words of names are cut by.
+    """
     since = time - timedelta(days=POPULAR_DAYS)
     held: Counter[str] = Counter()
     baskets = 0
@@ -58,7 +63,7 @@ def catalogue(customers: Sequence[Customer], names: Mapping[str, str], time: dat
                 held.update(basket.items.keys())
     share = {item: (held[item] + 0.1) / (baskets + 1) for item in names}
     known = {item: clean(name) or item for item, name in names.items()}
-    return Catalogue(known, share, {item: frozenset(words(name)) for item, name in known.items()})
+    return Catalogue(known, share, {item: frozenset(words(name, lexicon)) for item, name in known.items()})
 
 
 def bought(history: Sequence[Basket]) -> Counter[str]:

@@ -123,3 +123,67 @@ def test_a_path_may_not_lead_out_of_the_folder(tmp_path: Path, path: str) -> Non
 def test_an_absolute_path_is_the_merchants_own_choice(tmp_path: Path) -> None:
     settings = load_merchant(write(tmp_path, LEAST.replace("orders.csv", "/data/orders.csv")))
     assert settings.sources.orders.path == Path("/data/orders.csv")
+
+
+def test_a_source_says_how_its_table_is_to_be_read(tmp_path: Path) -> None:
+    text = LEAST.replace(
+        '"orders.csv"',
+        '{path = "订单*.csv", encoding = "gb18030", formats = {order_time = "%d/%m/%Y"}, timezone = "UTC", '
+        'columns = {status = "态"}, statuses = {cancelled = ["作废"]}, max_bad = 0.2}',
+    )
+    orders = load_merchant(write(tmp_path, text)).sources.orders
+    assert (orders.encoding, orders.timezone, orders.max_bad) == ("gb18030", "UTC", 0.2)
+    assert orders.statuses == {"cancelled": ("作废",)}
+    assert orders.path == tmp_path.resolve() / "订单*.csv"
+
+
+def test_the_shops_time_zone_reaches_its_sources(tmp_path: Path) -> None:
+    assert load_merchant(write(tmp_path, LEAST)).sources.orders.local == "Asia/Shanghai"
+    text = LEAST.replace('"tea-1"', '"tea-1"\ntimezone = "Europe/Berlin"')
+    assert load_merchant(write(tmp_path, text)).sources.products.local == "Europe/Berlin"
+
+
+@pytest.mark.parametrize("zone", ["Beijing", "", "../etc/passwd", "+08:00"])
+def test_a_time_zone_that_is_none_is_refused(tmp_path: Path, zone: str) -> None:
+    assert "merchant.timezone" in error(tmp_path, LEAST.replace('"tea-1"', f'"tea-1"\ntimezone = "{zone}"'))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ('{path = "a.csv", formats = {when = "%d"}}', "orders.formats names when; the fields of orders are"),
+        ('{path = "a.csv", max_bad = 2}', "sources.orders.max_bad = 2"),
+        ('{path = "a.csv", encoding = "latin-1"}', "sources.orders.encoding = 'latin-1'"),
+        ('{path = "a.csv", statuses = {lost = ["x"]}}', "sources.orders.statuses"),
+        ('{path = "a.csv", query = "select 1"}', "query is for a database"),
+        ("{columns = {}}", "path must name a file or a database"),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_named(tmp_path: Path, source: str, words: str) -> None:
+    assert words in error(tmp_path, LEAST.replace('"orders.csv"', source))
+
+
+def test_a_status_is_a_column_of_orders_only(tmp_path: Path) -> None:
+    text = LEAST.replace('"products.csv"', '{path = "a.csv", columns = {status = "态"}}')
+    assert "products.columns names status" in error(tmp_path, text)
+
+
+def test_a_database_is_a_source_and_its_address_is_in_no_representation(tmp_path: Path) -> None:
+    address = "postgresql://u:sesame@host/shop?table=orders"
+    orders = load_merchant(write(tmp_path, LEAST.replace("orders.csv", address))).sources.orders
+    assert (orders.url, orders.path) == (address, Path())
+    assert "sesame" not in repr(orders)
+    text = LEAST.replace("orders.csv", "sqlite:///data/shop.db?table=orders")
+    assert (
+        load_merchant(write(tmp_path, text)).sources.orders.url
+        == f"sqlite:///{tmp_path.resolve()}/data/shop.db?table=orders"
+    )
+
+
+def test_an_error_about_a_database_does_not_show_its_password(tmp_path: Path) -> None:
+    text = LEAST.replace('"orders.csv"', '{path = "postgresql://u:sesame@host/shop?table=orders", max_bad = 2}')
+    assert "sesame" not in error(tmp_path, text)
+    for address in ("postgresql://u:a:/sesame@host/shop", "postgresql://u@host/shop?password=sesame&table=a"):
+        text = LEAST.replace('"orders.csv"', f'{{path = "{address}", columns = {{a = "b"}}}}')
+        assert "sesame" not in error(tmp_path, text)
+        assert "@host/shop" in error(tmp_path, text)

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
 
-from client.data.customers import gather, pose
-from client.data.dataset import Dataset, known_before, make_dataset
-from client.train.sampling import Rehearsal
+import client.data.dataset
+from client.config import MerchantSettings, Shares, TrainChoice, lexicon, load_merchant
+from client.data.customers import Posed, gather, known_before, pose
+from client.data.dataset import Choice, Dataset, Tasks, choose, make_choice, make_dataset
+from client.train.sampling import Randomness, Rehearsal, SecureRandom
+from common.errors import UserError
 from common.model import Base, load_base
-from common.schema import Row, Shop
-from common.tokens import Encoded, encode_examples
+from common.schema import Order, Review, Row, Shop
+from common.text import PLAIN, TASKS, Example
 
 R = TypeVar("R", bound=Row)
 TOKENS, RECORDS = 96, 4
 MARK = "紫电清霜"
+DAY = datetime(2026, 1, 1)
 TEXTS = ("item_name", "text", "question", "answer", "offer")
 
 
@@ -72,8 +77,8 @@ def without(shop: Shop, customer: str) -> Shop:
     )
 
 
-def text_of(records: Sequence[Encoded], base: Base) -> str:
-    return "\n".join(str(base.tokenizer.decode(list(record.ids))) for record in records)
+def text_of(posed: Sequence[Posed]) -> str:
+    return "\n".join(one.example.prompt + one.example.target for one in posed)
 
 
 # --- one row a customer ---
@@ -83,7 +88,7 @@ def test_there_is_one_bounded_row_for_every_customer(shop: Shop, made: Dataset) 
     assert len(made) == len(ids_of(shop)) == 12
     rows = made.rows(range(len(made)), Rehearsal(1))
     assert rows.ids_BT.shape == rows.counts_BT.shape == (12, TOKENS)
-    assert (rows.ids_BT[:, 0] == made.end).all()
+    assert (rows.ids_BT[:, 0] == made.base.end).all()
     assert not rows.counts_BT[:, 0].any()
     assert made.rows([], Rehearsal(1)).ids_BT.shape == (0, TOKENS)
 
@@ -92,8 +97,8 @@ def test_a_row_holds_records_of_its_own_customer_only(shop: Shop, base: Base) ->
     ids = ids_of(shop)
     for place in (0, 5, 11):
         spoilt = make_dataset(marked(shop, ids[place]), base, TOKENS, RECORDS, None)
-        for other, records in enumerate(spoilt.records):
-            assert (MARK in text_of(records, base)) == (other == place)
+        for other, records in enumerate(spoilt.tasks):
+            assert (MARK in text_of(records)) == (other == place)
 
 
 def test_one_customer_more_or_less_changes_no_record_of_anybody_else(shop: Shop, base: Base, made: Dataset) -> None:
@@ -101,12 +106,12 @@ def test_one_customer_more_or_less_changes_no_record_of_anybody_else(shop: Shop,
     for place in (0, 6, 11):
         fewer = make_dataset(without(shop, ids[place]), base, TOKENS, RECORDS, None)
         assert len(fewer) == len(made) - 1
-        assert list(fewer.records) == [records for other, records in enumerate(made.records) if other != place]
-        assert (fewer.max_tokens, fewer.max_records, fewer.end) == (made.max_tokens, made.max_records, made.end)
+        assert list(fewer.tasks) == [records for other, records in enumerate(made.tasks) if other != place]
+        assert (fewer.max_tokens, fewer.max_records, fewer.choice) == (made.max_tokens, made.max_records, made.choice)
 
 
 def test_a_dataset_holds_nothing_that_is_shared_but_public_bounds() -> None:
-    assert [field.name for field in fields(Dataset)] == ["records", "end", "max_tokens", "max_records"]
+    assert [field.name for field in fields(Dataset)] == ["tasks", "base", "max_tokens", "max_records", "choice"]
 
 
 def test_a_customer_without_a_task_keeps_an_empty_row(shop: Shop, base: Base) -> None:
@@ -114,7 +119,7 @@ def test_a_customer_without_a_task_keeps_an_empty_row(shop: Shop, base: Base) ->
     early = make_dataset(shop, base, TOKENS, RECORDS, start)
     assert len(early) == 12
     rows = early.rows(range(12), Rehearsal(1))
-    assert (rows.ids_BT == early.end).all()
+    assert (rows.ids_BT == early.base.end).all()
     assert not rows.counts_BT.any()
 
 
@@ -126,17 +131,17 @@ def test_rows_from_the_cut_on_are_never_in_a_training_record(shop: Shop, base: B
     until = times[len(times) // 2]
     cut = make_dataset(shop, base, TOKENS, RECORDS, until)
     spoilt = make_dataset(marked(shop, until=until), base, TOKENS, RECORDS, until)
-    assert list(spoilt.records) == list(cut.records)
-    assert 0 < sum(map(len, cut.records)) < sum(map(len, made.records))
+    assert list(spoilt.tasks) == list(cut.tasks)
+    assert 0 < sum(map(len, cut.tasks)) < sum(map(len, made.tasks))
 
 
 def test_a_training_record_is_a_task_whose_event_lies_before_the_cut(shop: Shop, base: Base) -> None:
     products = {product.item_id: product for product in shop.products}
     event = pose(gather(shop)[3], products, shop.lang)[2].time
     cut = make_dataset(shop, base, TOKENS, RECORDS, event)
-    for customer, records in zip(gather(shop), cut.records, strict=True):
+    for customer, records in zip(gather(shop), cut.tasks, strict=True):
         posed = [one.example for one in pose(customer, products, shop.lang) if one.time < event]
-        assert list(records) == encode_examples(base, posed, TOKENS)
+        assert [one.example for one in records] == posed
         known = pose(known_before(customer, event), products, shop.lang)
         assert [one.example for one in known] == posed
 
@@ -144,19 +149,23 @@ def test_a_training_record_is_a_task_whose_event_lies_before_the_cut(shop: Shop,
 # --- bounds ---
 
 
-def small(task: str, count: int, first: int = 1) -> list[Encoded]:
-    """Return records of two ids each, every one with its own number."""
-    return [Encoded(task, (number, 0), (False, True)) for number in range(first, first + count)]
+def small(task: str, count: int, first: int = 1, label: str = "") -> list[Posed]:
+    """Return tasks without a prompt, the target of each its own number."""
+    return [Posed(DAY, Example(task, "", str(number)), label) for number in range(first, first + count)]
+
+
+def rows_of(data: Dataset, drawn: Sequence[int], randomness: Randomness) -> list[list[int]]:
+    """Return the numbers in the rows of the `drawn` customers."""
+    decoded = [str(data.base.tokenizer.decode(row)) for row in data.rows(drawn, randomness).ids_BT]
+    return [[int(one) for one in row.split("<|endoftext|>") if one] for row in decoded]
 
 
 def taken(data: Dataset, seed: int) -> list[int]:
-    """Return the numbers of the records in the one customer's row."""
-    row = data.rows([0], Rehearsal(seed)).ids_BT[0]
-    return [int(one) for one in row if one != data.end]
+    return rows_of(data, [0], Rehearsal(seed))[0]
 
 
-def test_a_row_takes_at_most_so_many_records_freshly_chosen() -> None:
-    data = Dataset([small("复购", 40)], 0, 64, RECORDS)
+def test_a_row_takes_at_most_so_many_records_freshly_chosen(base: Base) -> None:
+    data = Dataset([small("复购", 40)], base, 64, RECORDS)
     draws = [tuple(taken(data, seed)) for seed in range(20)]
     assert {len(draw) for draw in draws} == {RECORDS}
     assert all(len(set(draw)) == RECORDS for draw in draws)
@@ -164,26 +173,280 @@ def test_a_row_takes_at_most_so_many_records_freshly_chosen() -> None:
     assert tuple(taken(data, 3)) == draws[3]
 
 
-def test_every_record_has_the_same_chance() -> None:
-    data = Dataset([small("复购", 8)], 0, 64, 2)
-    randomness = Rehearsal(5)
-    found = [int(one) for _ in range(2000) for one in data.rows([0], randomness).ids_BT[0] if one]
+def test_every_record_has_the_same_chance(base: Base) -> None:
+    data = Dataset([small("复购", 8)], base, 64, 2)
+    found = [number for row in rows_of(data, [0] * 2000, Rehearsal(5)) for number in row]
     np.testing.assert_allclose(np.bincount(found, minlength=9)[1:] / 2000, 0.25, atol=0.045)
 
 
-def test_a_rare_task_is_not_crowded_out_by_a_frequent_one() -> None:
-    data = Dataset([[*small("复购", 30), *small("文案", 1, 100), *small("评价", 2, 200)]], 0, 64, 3)
+def test_a_rare_task_is_not_crowded_out_by_a_frequent_one(base: Base) -> None:
+    data = Dataset([[*small("复购", 30), *small("文案", 1, 100), *small("评价", 2, 200)]], base, 64, 3)
     for seed in range(10):
         kinds = sorted(number // 100 for number in taken(data, seed))
         assert kinds == [0, 1, 2]
 
 
-def test_a_record_that_does_not_fit_is_left_out_whole() -> None:
-    long = Encoded("复购", tuple(range(1, 12)), (False,) * 5 + (True,) * 6)
-    data = Dataset([[long, *small("复购", 1, 50)]], 0, 8, RECORDS)
-    assert taken(data, 1) == [50]
+def test_a_record_that_does_not_fit_is_left_out_whole(base: Base) -> None:
+    long = Posed(DAY, Example("评价", "", "777777777777777"))
+    rows = {tuple(taken(Dataset([[long, *small("复购", 1, 5)]], base, 12, RECORDS), seed)) for seed in range(20)}
+    assert rows == {(5,), (int("7" * 10),)}
 
 
-def test_rows_come_in_the_order_of_the_draw() -> None:
-    data = Dataset([small("复购", 1, number) for number in (11, 12, 13)], 0, 4, RECORDS)
-    assert data.rows([2, 0, 2], Rehearsal(1)).ids_BT.tolist() == [[0, 13, 0, 0], [0, 11, 0, 0], [0, 13, 0, 0]]
+def test_rows_come_in_the_order_of_the_draw(base: Base) -> None:
+    data = Dataset([small("复购", 1, number) for number in (11, 12, 13)], base, 8, RECORDS)
+    assert rows_of(data, [2, 0, 2], Rehearsal(1)) == [[13], [11], [13]]
+
+
+# --- a row is its own customer's, bit for bit ---
+
+SETTINGS = [
+    TrainChoice(),
+    TrainChoice(records="recent"),
+    TrainChoice(balance="customer", mixture={"copy": 3.0, "history": 0.5}),
+    TrainChoice(records="recent", balance="declared", mixture=dict.fromkeys(TASKS, 1.0)),
+]
+
+
+@pytest.mark.parametrize("train", SETTINGS, ids=["usual", "recent", "by class", "declared"])
+def test_a_row_is_bit_for_bit_the_same_whoever_else_is_in_the_shop_and_whatever_they_do(
+    shop: Shop, base: Base, train: TrainChoice
+) -> None:
+    made, ids = make_dataset(shop, base, TOKENS, RECORDS, None, train), ids_of(shop)
+    whole = made.rows(range(12), Rehearsal(9)).ids_BT
+    assert len({row.tobytes() for row in whole}) == 12
+    for gone in (0, 7, 11):
+        fewer = make_dataset(without(shop, ids[gone]), base, TOKENS, RECORDS, None, train)
+        other = make_dataset(marked(shop, ids[gone]), base, TOKENS, RECORDS, None, train)
+        spoilt = other.rows(range(12), Rehearsal(9))
+        others = [place for place in range(12) if place != gone]
+        np.testing.assert_array_equal(spoilt.ids_BT[others], whole[others])
+        assert [place for place in range(12) if other.tasks[place] != made.tasks[place]] == [gone]
+        for now, before in enumerate(others):
+            alone = fewer.rows([now], Rehearsal(before)).ids_BT
+            np.testing.assert_array_equal(alone, made.rows([before], Rehearsal(before)).ids_BT)
+
+
+def test_nobodys_row_depends_on_who_else_is_drawn_except_through_fresh_words(made: Dataset) -> None:
+    class Words:
+        """Words that can be read off the place in the stream."""
+
+        def __init__(self) -> None:
+            self.taken = 0
+
+        def words(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+            self.taken += count
+            return np.arange(self.taken - count, self.taken, dtype=np.uint64)
+
+    stream = Words()
+    for drawn in ([3], [0, 11], [5, 5, 5], []):
+        before = stream.taken
+        made.rows(drawn, stream)
+        assert stream.taken - before == 4 * len(drawn)
+
+
+def test_a_microbatch_more_or_less_changes_no_row(made: Dataset) -> None:
+    together, apart = Rehearsal(2), Rehearsal(2)
+    whole = made.rows(range(12), together).ids_BT
+    parts = [made.rows(part, apart).ids_BT for part in (range(5), range(5, 6), range(6, 12))]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+@pytest.mark.parametrize("randomness", [SecureRandom(), Rehearsal(1)], ids=["private", "rehearsal"])
+def test_another_step_takes_other_records(made: Dataset, randomness: Randomness) -> None:
+    assert len({made.rows(range(12), randomness).ids_BT.tobytes() for _ in range(6)}) > 1
+
+
+# --- which records ---
+
+
+def numbers(posed: Sequence[Posed], choice: Choice, limit: int, seed: int) -> list[int]:
+    return [int(one.example.target) for one in choose(posed, choice, limit, seed.to_bytes(32, "big"))]
+
+
+def test_recent_takes_the_newest_of_each_task_and_tasks_still_take_turns() -> None:
+    records = [*small("复购", 30), *small("文案", 5, 100), *small("评价", 2, 200)]
+    for seed in range(20):
+        assert sorted(numbers(records, Choice(recent=True), 3, seed)) == [30, 104, 201]
+        assert sorted(numbers(records, Choice(recent=True), 8, seed))[-5:] in (
+            [103, 104, 200, 201][-5:],
+            [102, 103, 104, 200, 201],
+        )
+    assert numbers(small("复购", 9), Choice(recent=True), 4, 1) == [9, 8, 7, 6]
+
+
+def test_tasks_share_rows_in_proportion_to_their_weights() -> None:
+    records = [*small("复购", 50), *small("文案", 50, 100), *small("评价", 50, 200)]
+    choice = Choice(weights={"复购": 1.0, "文案": 2.0, "评价": 0.0})
+    found = [number // 100 for seed in range(400) for number in numbers(records, choice, 4, seed)]
+    np.testing.assert_allclose(np.bincount(found, minlength=3) / len(found), [1 / 3, 2 / 3, 0], atol=0.03)
+    assert numbers(small("评价", 3), choice, 4, 1) == []
+
+
+def test_a_task_of_weight_0_is_not_even_posed_and_one_of_weight_1_is(shop: Shop, base: Base) -> None:
+    usual = {one.example.task for records in make_dataset(shop, base, TOKENS, RECORDS, None).tasks for one in records}
+    assert usual == {task.zh for task in TASKS.values() if task.weight}
+    train = TrainChoice(mixture={"copy": 0.0, "profile": 1.0})
+    changed = make_dataset(shop, base, TOKENS, RECORDS, None, train)
+    other = {one.example.task for posed in changed.tasks for one in posed}
+    assert other == (usual | {"画像"}) - {"文案"}
+
+
+@pytest.mark.parametrize("key", TASKS)
+@pytest.mark.parametrize("lang", ["zh", "en"])
+def test_every_task_alone_makes_rows_that_count_its_targets_only(shop: Shop, base: Base, key: str, lang: str) -> None:
+    only = TrainChoice(mixture={other: float(other == key) for other in TASKS})
+    data = make_dataset(replace(shop, lang=lang), base, 200, RECORDS, None, only)
+    posed = [task for one in data.tasks for task in one]
+    assert {one.example.task for one in posed} == {TASKS[key].name(lang)}
+    rows = data.rows(range(12), Rehearsal(1))
+    assert rows.counts_BT.any(axis=1).sum() >= 8
+    marked_as_target = {
+        str(base.tokenizer.decode(ids[counts])).split("<|endoftext|>")[0]
+        for ids, counts in zip(rows.ids_BT, rows.counts_BT, strict=True)
+        if counts.any()
+    }
+    assert marked_as_target <= {one.example.target for one in posed}
+
+
+# --- classes ---
+
+
+def reviewed(labels: str) -> list[Posed]:
+    """Return one review a letter: n, 0 or p, numbered from 1 in the order of time."""
+    names = {"n": "negative", "0": "neutral", "p": "positive"}
+    return [small("情感", 1, number, names[one])[0] for number, one in enumerate(labels, 1)]
+
+
+def test_within_a_customers_own_reviews_the_classes_take_turns() -> None:
+    records = reviewed("pppppppnpp0p")
+    for seed in range(20):
+        assert {records[number - 1].label for number in numbers(records, Choice(by_class=True), 3, seed)} == {
+            "negative", "neutral", "positive",
+        }  # fmt: skip
+    assert sorted(numbers(records, Choice(recent=True, by_class=True), 4, 0)) == [8, 10, 11, 12]
+
+
+def test_declared_shares_thin_the_common_class_for_every_customer_alike() -> None:
+    choice = make_choice(TrainChoice(balance="declared", shares=Shares(negative=0.1, neutral=0.2, positive=0.7)), "zh")
+    assert choice.keep == {"negative": 1.0, "neutral": 0.5, "positive": pytest.approx(1 / 7)}
+    lonely = [sum(bool(numbers(reviewed(one), choice, 4, seed)) for seed in range(2000)) for one in "n0p"]
+    np.testing.assert_allclose(np.array(lonely) / 2000, [1.0, 0.5, 1 / 7], atol=0.05)
+    assert len(numbers(small("复购", 9), choice, 9, 1)) == 9
+
+
+def test_balance_is_off_unless_asked_for(shop: Shop, base: Base) -> None:
+    made = make_dataset(shop, base, TOKENS, RECORDS, None)
+    assert made.choice == make_choice(TrainChoice(), "zh")
+    assert (made.choice.recent, made.choice.by_class, dict(made.choice.keep)) == (False, False, {})
+
+
+@pytest.mark.parametrize("balance", ["customer", "declared"])
+def test_balancing_one_customers_reviews_moves_nobody_elses_row(shop: Shop, base: Base, balance: str) -> None:
+    train = TrainChoice.model_validate({"balance": balance})
+    who, made = ids_of(shop)[4], make_dataset(shop, base, TOKENS, RECORDS, None, train)
+    angry = [row.model_copy(update={"rating": 1}) if row.customer_id == who else row for row in shop.reviews]
+    angry += [
+        Review(review_id=f"n{number}", customer_id=who, item_id="x", time=shop.reviews[0].time, rating=1, text="差")
+        for number in range(500)
+    ]
+    changed = make_dataset(replace(shop, reviews=angry), base, TOKENS, RECORDS, None, train)
+    assert changed.choice == made.choice
+    before, after = (data.rows(range(12), Rehearsal(3)).ids_BT for data in (made, changed))
+    assert [place for place in range(12) if (before[place] != after[place]).any()] == [4]
+
+
+# --- much data ---
+
+
+def test_what_was_not_used_lately_is_let_go_and_posed_again(
+    shop: Shop, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = list(make_dataset(shop, base, TOKENS, RECORDS, None).tasks)
+    monkeypatch.setattr(client.data.dataset, "KEPT_LETTERS", 5_000)
+    tight = make_dataset(shop, base, TOKENS, RECORDS, None)
+    assert [tight.tasks[place] for place in (3, 0, 11, 3, -1)] == [expected[place] for place in (3, 0, 11, 3, 11)]
+    assert list(tight.tasks) == expected
+    assert tight.tasks[2:4] == expected[2:4]
+    kept = kept_by(tight)
+    assert 0 < sum(len(text_of([one])) for posed in kept.values() for one in posed) <= 5_000
+    assert len(kept) < 12
+
+
+def kept_by(data: Dataset) -> Mapping[int, Sequence[Posed]]:
+    assert isinstance(data.tasks, Tasks)
+    return data.tasks._kept
+
+
+def test_nobody_is_posed_before_somebody_is_drawn(shop: Shop, base: Base) -> None:
+    data = make_dataset(shop, base, TOKENS, RECORDS, None)
+    assert len(data) == 12
+    assert not kept_by(data)
+    data.rows([2, 7], Rehearsal(1))
+    assert list(kept_by(data)) == [2, 7]
+
+
+def test_a_customer_of_very_many_orders_is_bounded(base: Base) -> None:
+    start = datetime(2025, 1, 1)
+    orders = [
+        Order(customer_id="c", order_time=start + timedelta(days=day), item_id=f"i{item}", item_name=f"物{item}")
+        for day in range(300)
+        for item in range(3)
+    ]
+    data = make_dataset(Shop("s", "s", "zh", orders, []), base, TOKENS, RECORDS, None)
+    assert len(data.tasks[0]) == 32
+
+
+# --- the settings ---
+
+LEAST = '[merchant]\nid = "tea-1"\n[sources]\norders = "orders.csv"\nproducts = "products.csv"\n'
+
+
+def settled(folder: Path, text: str) -> MerchantSettings:
+    (folder / "merchant.toml").write_text(LEAST + text, "utf-8")
+    return load_merchant(folder)
+
+
+def test_what_a_merchant_writes_is_what_a_row_is_made_by(tmp_path: Path) -> None:
+    train = settled(
+        tmp_path, '[train]\nrecords = "recent"\nbalance = "customer"\nmixture = {copy = 2, profile = 0.5}\n'
+    ).train
+    choice = make_choice(train, "en")
+    assert (choice.recent, choice.by_class, dict(choice.keep)) == (True, True, {})
+    assert {name: weight for name, weight in choice.weights.items() if weight not in (0, 1)} == {
+        "copy": 2,
+        "profile": 0.5,
+    }
+    assert make_choice(settled(tmp_path, "").train, "zh") == make_choice(TrainChoice(), "zh")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mixture = {coppy = 2}", "mixture names coppy; the tasks are repurchase, judgement, copy, description,"),
+        (
+            f"mixture = {{{', '.join(f'{key} = 0' for key in TASKS)}}}",
+            "mixture leaves every task out; give one of them",
+        ),
+        ("mixture = {copy = -1}", "greater than or equal to 0"),
+        ("shares = {positive = 0}", "train.shares.positive = 0"),
+        ('balance = "shop"', "train.balance = 'shop'"),
+    ],
+)
+def test_a_setting_that_makes_no_row_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settled(tmp_path, f"[train]\n{text}\n")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shops_own_words_are_read_from_the_files_it_names(tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_text("小方糕\n", "utf-8")
+    (tmp_path / "stop.txt").write_text("亲\n", "utf-8")
+    own = lexicon(settled(tmp_path, '[text]\ndictionary = "terms.txt"\nstop_words = "stop.txt"\n'))
+    assert own.terms == (("小方糕", 0),)
+    assert "亲" in own.stop_words
+    assert lexicon(settled(tmp_path, '[text]\ndictionary = ""\n')) == PLAIN
+    with pytest.raises(UserError, match=r"text\.dictionary = '\.\./x' leads out of the merchant's folder"):
+        settled(tmp_path, '[text]\ndictionary = "../x"\n')
+    with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file or directory"):
+        lexicon(settled(tmp_path, '[text]\nstop_words = "none.txt"\n'))

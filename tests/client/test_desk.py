@@ -64,6 +64,17 @@ def test_the_example_merchant_opens_the_day_after_its_last_order(desk: Desk) -> 
     assert desk.shop.names["SKU7"] == "茉莉花茶"
 
 
+def test_the_shops_own_terms_and_stop_words_are_used(folder: Path, desk: Desk) -> None:
+    assert desk.shop.words["SKU5"] == {"糯米", "普洱"}
+    (folder / "terms.txt").write_text("糯米普洱\n", "utf-8")
+    (folder / "stop.txt").write_text("茉莉花茶\n", "utf-8")
+    with (folder / "merchant.toml").open("a", encoding="utf-8") as file:
+        file.write('\n[text]\ndictionary = "terms.txt"\nstop_words = "stop.txt"\n')
+    own = open_desk(folder).shop.words
+    assert own["SKU5"] == {"糯米普洱"}
+    assert own["SKU7"] == set() != desk.shop.words["SKU7"]
+
+
 def test_an_unknown_customer_is_one_line(desk: Desk) -> None:
     assert desk.customer("c01").id == "c01"
     with pytest.raises(UserError, match=r"customer 'c99' is not in this shop's files; there are \d+ customers"):

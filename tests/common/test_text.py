@@ -11,6 +11,7 @@ import common.text
 from common.text import (
     Bought,
     Habit,
+    Lexicon,
     ago,
     attributes_text,
     clean,
@@ -24,6 +25,7 @@ from common.text import (
     rhythm,
     sentiment,
     sentiment_prompt,
+    simplify,
     words,
 )
 
@@ -54,6 +56,20 @@ def test_ordinary_text_is_not_touched(text: str) -> None:
     assert clean(text) == text
 
 
+def test_full_width_digits_and_letters_become_ordinary_and_full_width_punctuation_stays() -> None:
+    assert clean("ＡＺａｚ０９：（２５０ｇ），好！？％") == "AZaz09：（250g），好！？％"
+
+
+def test_cleaning_keeps_the_script_that_a_shop_writes_in() -> None:
+    assert clean("這款凍頂烏龍很香") == "這款凍頂烏龍很香"
+
+
+@given(st.text(st.characters(max_codepoint=0x24F, exclude_categories=["C", "Z"])))
+def test_latin_text_without_blanks_comes_through_cleaning_letter_for_letter(text: str) -> None:
+    assert clean(text) == text
+    assert simplify(text) == text
+
+
 @given(st.text())
 def test_clean_text_is_one_line_and_cleaning_twice_changes_nothing(text: str) -> None:
     once = clean(text)
@@ -76,12 +92,23 @@ def test_full_width_letters_are_read_as_ordinary_ones() -> None:
     assert words("ＡＢＣ１２３") == words("abc123") == ["abc123"]
 
 
+def test_traditional_letters_are_the_same_words_as_simplified_ones() -> None:
+    assert words("這款凍頂烏龍茶很香，包裝精緻") == words("这款冻顶乌龙茶很香，包装精致")
+    assert keywords(["綠茶 綠茶", "绿茶 紅茶 红茶"], 2) == ["绿茶", "红茶"]
+
+
+def test_a_word_is_simplified_by_its_meaning_and_simplified_text_is_left_alone() -> None:
+    assert simplify("頭髮 發貨 皇后 後天 乾隆 乾淨") == "头发 发货 皇后 后天 乾隆 干净"
+    plain = "著名的乾隆年间覆盖面，后来只有一只干净的头发卡子"
+    assert simplify(plain) == plain
+
+
 def test_english_words_are_lower_case_without_articles() -> None:
     assert words("The green Tea of the year") == ["green", "tea", "year"]
 
 
 def test_another_list_of_stop_words_can_be_given() -> None:
-    assert words("green tea", frozenset({"green"})) == ["tea"]
+    assert words("the green tea", Lexicon(stop_words=frozenset({"green"}))) == ["the", "tea"]
 
 
 def test_keywords_are_the_most_frequent_words_of_two_letters_and_more() -> None:

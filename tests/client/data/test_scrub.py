@@ -1,16 +1,41 @@
+"""Scrubbing: single cases, the corpus of `scrub_cases/`, made-up identities, and numbers planted by hypothesis.
+
+A line of the corpus is a text; `{手机|13912345678}` marks what must go and its kind, `\\u200b` stands for a letter that
+cannot be seen, and a line without a mark must be left alone. The texts were written before the rules were tuned; those
+whose CRC-32 is a multiple of three, and that are not among the single cases, are held out: what the rules did with one of
+them was never looked at, only the figures for all.
+"""
+
 from __future__ import annotations
 
-import random
 import re
 import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from string import Template
 
 import pytest
+from faker import Faker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.scrub import KINDS, Found, find, is_identity, is_luhn, look, scrub
+from client.data.scrub import KINDS, Found, find, hide, is_identity, is_luhn, look, scrub
+from common.model import Base, load_base
+from common.text import Example
+from common.tokens import encode_examples
 
 HIDDEN = (
+    ("朝阳区望京街道 家属院", "<地址>"),
+    ("住翠苑四区12幢3单元601", "住<地址>"),
+    ("ip 2001:db8:85a3::8a2e:370:7334", "ip <IP>"),
+    ("客服林晓很耐心", "客服<姓名>很耐心"),
+    ("138杠0013杠8000", "<手机>"),
+    ("幺三拐洞洞幺两三四勾勾", "<手机>"),
+    ("138📞0013📞8000", "<手机>"),
+    ("卫星lilei1987", "卫星<微信>"),
     ("备注：请打13800138000", "备注：请打<手机>"),
     ("电话 138 0013 8000", "电话 <手机>"),
     ("138-0013-8000", "<手机>"),
@@ -103,6 +128,14 @@ HIDDEN = (
 )
 
 KEPT = (
+    "1399 1499 159",
+    "价格158 1888 1999任选",
+    "产自浙江省杭州市西湖区外桐坞村",
+    "固件13.1.1.5",
+    "UPC 036000291452",
+    "生产许可证SC201330138000551",
+    "一座城市一条街道",
+    "钱大妈和康师傅",
     "满100减20，买2送1",
     "买2送1，第二件半价",
     "全场满300减50再打8.5折",
@@ -271,9 +304,14 @@ def disguised(draw: st.DrawFn) -> str:
 @settings(max_examples=400, deadline=None)
 @given(number=disguised(), before=NEIGHBOURS, after=NEIGHBOURS)
 def test_a_planted_mobile_number_never_survives(number: str, before: str, after: str) -> None:
-    left = look(scrub(before + number + after)).digits
-    assert "<手机>" in scrub(before + number + after)
+    cue = "电话" if PRICES.fullmatch(number) else ""
+    left = look(scrub(before + cue + number + after)).digits
+    assert "<手机>" in scrub(before + cue + number + after)
     assert sum(char.isdigit() for char in left) <= 4, left
+
+
+PRICES = re.compile(r"1[3-9]\d([890]) [1-9]\d\d\1 [1-9]\d\1")
+"""`1399 1499 159`: without a cue three numbers, not one."""
 
 
 @settings(max_examples=200, deadline=None)
@@ -284,20 +322,323 @@ def test_any_text_can_be_scrubbed_and_is_then_at_rest(text: str) -> None:
     assert all(0 <= one.start < one.end <= len(text) for one in find(text))
 
 
+# The corpus.
+
+CASES = Path(__file__).with_name("scrub_cases")
+SEEN = {text for text, _ in HIDDEN} | set(KEPT)
+MARK = re.compile(r"\{([^|{}]+)\|(.*?)\}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text and what must go; `held` says that no rule was tuned on it."""
+
+    text: str
+    spans: tuple[Found, ...]
+    held: bool
+
+
+def read_case(line: str) -> Case:
+    """Return a line of the corpus as a case."""
+    line = re.sub(r"\\u([0-9a-f]{4})", lambda match: chr(int(match[1], 16)), line).replace("\\\\", "\\")
+    text, spans, last = "", [], 0
+    for match in MARK.finditer(line):
+        text += line[last : match.start()]
+        spans.append(Found(match[1], len(text), len(text) + len(match[2])))
+        text, last = text + match[2], match.end()
+    text += line[last:]
+    return Case(text, tuple(spans), zlib.crc32(text.encode()) % 3 == 0 and text not in SEEN)
+
+
+CORPUS = tuple(
+    read_case(line)
+    for path in sorted(CASES.glob("*.txt"))
+    for line in path.read_text("utf-8").splitlines()
+    if line and not line.startswith("# ")
+)
+
+
+@dataclass
+class Score:
+    """How many of a kind of span were asked for, and how many were hidden whole; `kinds` is how many by their name."""
+
+    asked: int = 0
+    hidden: int = 0
+    named: int = 0
+
+    @property
+    def recall(self) -> float:
+        """The share that was hidden."""
+        return self.hidden / self.asked
+
+
+def scores_of(cases: Iterable[Case]) -> dict[str, Score]:
+    """Return the score of every kind; a span is hidden when none of its letters and digits is left."""
+    scores: dict[str, Score] = {}
+    for case in cases:
+        found = find(case.text)
+        taken = {place for one in found for place in range(one.start, one.end)}
+        for span in case.spans:
+            score = scores.setdefault(span.kind, Score())
+            score.asked += 1
+            if all(place in taken for place in range(span.start, span.end) if case.text[place].isalnum()):
+                score.hidden += 1
+                score.named += any(one.kind == span.kind and one.start < span.end > span.start for one in found)
+    return scores
+
+
+def together(scores: dict[str, Score]) -> Score:
+    """Return the score of all kinds that have a form: everything but addresses and names."""
+    formed = [score for kind, score in scores.items() if kind not in ("地址", "姓名")]
+    return Score(sum(one.asked for one in formed), sum(one.hidden for one in formed), sum(one.named for one in formed))
+
+
+def share_taken(cases: Iterable[Case]) -> float:
+    """Return the share of texts without personal data in which something was found."""
+    innocent = [case for case in cases if not case.spans]
+    return sum(bool(find(case.text)) for case in innocent) / len(innocent)
+
+
+HELD = [case for case in CORPUS if case.held]
+
+
+def test_the_corpus_is_large_without_repetition_and_half_of_it_innocent() -> None:
+    texts = [case.text for case in CORPUS]
+    assert len(set(texts)) == len(texts) >= 1200
+    assert sum(not case.spans for case in CORPUS) >= len(CORPUS) / 2
+    assert 0.25 < len(HELD) / len(CORPUS) < 0.4
+    assert {span.kind for case in CORPUS for span in case.spans} == KINDS
+
+
+def test_nearly_all_of_the_corpus_is_hidden_and_called_by_its_kind() -> None:
+    scores = scores_of(CORPUS)
+    assert together(scores).recall >= 0.99
+    assert scores["地址"].recall >= 0.9
+    assert scores["姓名"].recall >= 0.9
+    assert {kind: score.recall for kind, score in scores.items() if score.recall < 0.9} == {}
+    assert sum(one.named for one in scores.values()) >= 0.97 * sum(one.hidden for one in scores.values())
+
+
+def test_texts_that_no_rule_was_tuned_on_are_hidden_too() -> None:
+    scores = scores_of(HELD)
+    assert together(scores).recall >= 0.98
+    assert scores["地址"].recall >= 0.88
+    assert scores["姓名"].recall >= 0.9
+
+
+def test_at_most_one_innocent_text_in_a_hundred_loses_anything() -> None:
+    assert share_taken(CORPUS) <= 0.01
+    assert share_taken(HELD) <= 0.01
+
+
+def test_what_stands_beside_personal_data_stays() -> None:
+    kept = eaten = 0
+    for case in CORPUS:
+        wanted = {place for one in case.spans for place in range(one.start, one.end)}
+        taken = {place for one in find(case.text) for place in range(one.start, one.end)}
+        others = [place for place, char in enumerate(case.text) if char.isalnum() and place not in wanted]
+        if case.spans:
+            kept += len(others)
+            eaten += len(taken.intersection(others))
+    assert eaten <= 0.02 * kept
+
+
+def test_the_corpus_is_at_rest_after_one_pass() -> None:
+    once = [scrub(case.text) for case in CORPUS]
+    assert [scrub(text) for text in once] == once
+
+
+# Made-up identities, from a source that is not ours.
+
+NOTES = (
+    "收货人：{姓名|$name}，{手机|$phone}，{地址|$address}",
+    "{姓名|$name} {手机|$phone} {地址|$address}",
+    "请送到{地址|$address}，联系{手机|$phone}",
+    "清关用，姓名{姓名|$name} 身份证{身份证|$ssn}",
+    "{身份证|$ssn}",
+    "改地址：{地址|$address}，收件人 {姓名|$name}",
+    "车牌{车牌|$plate}，到了打{手机|$phone}",
+    "退到{银行卡|$card}，户名{姓名|$name}",
+    "发票发{邮箱|$email}，谢谢",
+    "{地址|$address} {姓名|$name}收 {手机|$phone}",
+    "我叫{姓名|$name}，电话没换",
+)
+
+
+def made_up(count: int, seed: int) -> list[Case]:
+    """Return `count` notes about people whom Faker made up."""
+    faker = Faker("zh_CN")
+    faker.seed_instance(seed)
+    cases = []
+    for number in range(count):
+        person = {
+            "name": faker.name(),
+            "phone": faker.phone_number(),
+            "address": faker.address(),
+            "ssn": faker.ssn(),
+            "plate": faker.license_plate(),
+            "card": faker.credit_card_number(card_type="mastercard"),
+            "email": faker.email(),
+        }
+        cases.append(read_case(Template(NOTES[number % len(NOTES)]).substitute(person)))
+    return cases
+
+
+def test_people_made_up_by_someone_else_are_hidden() -> None:
+    scores = scores_of(made_up(550, 20))
+    assert together(scores).recall >= 0.99
+    assert scores["地址"].recall >= 0.9
+    assert scores["姓名"].recall >= 0.9
+
+
+def test_made_up_identity_numbers_have_their_check_digit() -> None:
+    faker = Faker("zh_CN")
+    faker.seed_instance(4)
+    assert all(is_identity(faker.ssn()) for _ in range(200))
+
+
+def test_companies_and_jobs_are_no_people() -> None:
+    faker = Faker("zh_CN")
+    faker.seed_instance(5)
+    texts = (
+        [faker.company() for _ in range(200)]
+        + [faker.job() for _ in range(200)]
+        + [faker.catch_phrase() for _ in range(100)]
+    )
+    assert sum(bool(find(text)) for text in texts) <= 0.01 * len(texts)
+
+
+# Numbers of every kind, planted in any text, and what a model would read of them.
+
+
+DIGITS = "0123456789"
+ASCII = SPELLINGS[:2]
+
+
+def with_check(body: str) -> str:
+    """Return `body` with the Luhn digit that belongs to it."""
+    return next(body + last for last in DIGITS if is_luhn(body + last))
+
+
+def digits(count: int) -> st.SearchStrategy[str]:
+    """Return a strategy for `count` digits."""
+    return st.text(DIGITS, min_size=count, max_size=count)
+
+
+@st.composite
+def identities(draw: st.DrawFn) -> str:
+    """Return a valid identity number of a person born on a day that exists."""
+    born = draw(st.dates(min_value=date(1930, 1, 1), max_value=date(2020, 1, 1)))
+    body = draw(st.sampled_from(("110101", "330106", "440305", "820000"))) + born.strftime("%Y%m%d") + draw(digits(3))
+    return next(body + last for last in DIGITS + "X" if is_identity(body + last))
+
+
+PLANTS: tuple[tuple[str, st.SearchStrategy[str], tuple[str, ...], tuple[str, ...]], ...] = (
+    ("", st.builds("1{}{}".format, st.sampled_from("3456789"), digits(9)), ("", " ", "-", "."), SPELLINGS),
+    ("", identities(), ("", " ", "-", "."), SPELLINGS),
+    ("", digits(14).map(lambda body: with_check("6222" + body)), ("", " ", "-"), SPELLINGS),
+    ("", digits(14).map(lambda body: with_check("4" + body)), ("", " ", "-"), SPELLINGS),
+    ("QQ", digits(8).map("1{}".format), ("", " ", "-"), SPELLINGS),
+    ("座机", digits(7).map("0571-8{}".format), ("",), SPELLINGS),
+    ("订单号", digits(16).map("20{}".format), ("",), SPELLINGS),
+    ("护照号", digits(8).map("E{}".format), ("",), SPELLINGS),
+    ("IMEI", digits(12).map(lambda body: with_check("35" + body)), ("",), SPELLINGS),
+    ("快递单号", digits(12).map("SF1{}".format), ("",), SPELLINGS),
+    ("微信", digits(8).map("a{}".format), ("",), ASCII),
+    ("", digits(8).map("a{}@example.com".format), ("",), ASCII),
+    ("", digits(9).map("https://example.com/{}".format), ("",), ASCII),
+    ("IP", st.builds("1{}.168.1{}.1{}".format, digits(2), digits(2), digits(2)), ("",), ASCII),
+    ("税号", digits(15).map("91{}X".format), ("",), ASCII),
+)
+"""A cue that people put in front, the number, what they put between its digits, how they spell them."""
+
+
+@st.composite
+def planted(draw: st.DrawFn) -> tuple[str, str]:
+    """Return a valid number of some kind as people hide it, and its digits."""
+    cue, numbers, gaps, spellings = draw(st.sampled_from(PLANTS))
+    plain, spelling = draw(numbers), draw(st.sampled_from(spellings))
+    between = draw(st.sampled_from(("", "\u200b", "\ufe0f", "\u2060"))) + draw(st.sampled_from(gaps))
+    spelled = [spelling[int(char)] if char in DIGITS else char for char in plain]
+    return cue + between.join(spelled), "".join(char for char in plain if char in DIGITS)
+
+
+SURROUNDINGS = st.text(max_size=20).filter(lambda text: not any(char.isnumeric() for char in look(text).digits))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Base:
+    """The base that comes with the house."""
+    return load_base()
+
+
+@settings(max_examples=600, deadline=None)
+@given(number=planted(), before=SURROUNDINGS, after=SURROUNDINGS)
+def test_no_planted_number_is_left_in_the_ids(shipped: Base, number: tuple[str, str], before: str, after: str) -> None:
+    disguised, true = number
+    text = f"{before}，{disguised}，{after}"
+    (encoded,) = encode_examples(shipped, [Example("note", "", scrub(text))], 512)
+    left = "".join(char for char in look(str(shipped.tokenizer.decode(list(encoded.ids)))).digits if char in DIGITS)
+    assert not any(true[place : place + 4] in left for place in range(len(true) - 3)), (text, scrub(text))
+
+
+def test_a_surrogate_says_neither_what_was_there_nor_how_long_it_was() -> None:
+    numbers = ("13912345678", "+86 139-1234-5678", "一三九一二三四五六七八", "1 3 9 1 2 3 4 5 6 7 8", "15000000000")
+    assert {scrub(f"打{number}，谢谢") for number in numbers} == {"打<手机>，谢谢"}
+    assert hide("打13912345678", [Found("手机", 1, 12)]) == "打<手机>"
+
+
+@pytest.mark.parametrize("odd", ["㎏", "ﬁ", "①", "㍿", "﷽", "Ⅷ", "½", "㈱", "e\u0301", "👨‍👩‍👧"])
+def test_letters_that_become_several_do_not_move_what_is_found(odd: str) -> None:
+    text = f"{odd}好，打１３９-1234-5678，{odd}"
+    assert [text[one.start : one.end] for one in find(text)] == ["１３９-1234-5678"]
+    assert scrub(text) == f"{odd}好，打<手机>，{odd}"
+
+
+# Time.
+
+HOSTILE = (
+    "1",
+    "省市区",
+    "@",
+    "a.b@",
+    "1,",
+    "1 3-8.",
+    "路1号",
+    "小区1-1-",
+    "收货人王",
+    "王先生",
+    "一",
+    "加v",
+    "1:",
+    "＋８６",
+)
+
+
+def seconds(text: str) -> float:
+    """Return the least time of three scrubbings."""
+    times = []
+    for _ in range(3):
+        started = time.process_time()
+        scrub(text)
+        times.append(time.process_time() - started)
+    return min(times)
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_four_times_the_text_takes_about_four_times_as_long(piece: str) -> None:
+    short, long = (seconds((piece * size)[:size]) for size in (12_500, 50_000))
+    assert long < 9 * short + 0.02
+
+
+def test_a_hundred_thousand_hostile_letters_take_seconds_at_most() -> None:
+    assert max(seconds((piece * 100_000)[:100_000]) for piece in HOSTILE[:4]) < 5
+
+
 def test_twenty_thousand_reviews_take_a_few_seconds_at_most() -> None:
-    choose = random.Random(3)
-    plain = [text for text in KEPT if text] + ["茶香很足，回甘也好，一家人都爱喝，会再来买的，包装仔细，物流也快"] * 60
-    texts = [choose.choice(plain) + "。" + choose.choice(plain) for _ in range(20_000)]
+    reviews = [f"{text}。茶香很足，回甘也好，一家人都爱喝，会再来买的，包装仔细，物流也快" for text in KEPT if text]
+    texts = (reviews * (20_000 // len(reviews) + 1))[:20_000]
     started = time.process_time()
     for text in texts:
         scrub(text)
-    assert time.process_time() - started < 5
-
-
-@pytest.mark.parametrize(
-    "piece", ["市区县镇乡", "1 3-8.", "a.b@", "收货人王", "路1", "先生", "13800", "小区1-1-", "一", "加v"]
-)
-def test_long_strange_texts_take_no_time(piece: str) -> None:
-    started = time.process_time()
-    scrub(piece * (10_000 // len(piece)) + "13800138000 人民路1号")
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 8
