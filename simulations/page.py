@@ -21,22 +21,23 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.config import flatten
-from common.errors import UserError
-from common.files import write_atomic
-from common.privacy.accountant import up
-from simulations.charts import (
+from common.charts import (
     Bar,
     BarRow,
     Caption,
     Line,
     bar_chart,
     column_chart,
+    delta_text,
     line_chart,
     readable,
     shorten,
     visible,
 )
+from common.config import flatten
+from common.errors import UserError
+from common.files import write_atomic
+from common.privacy.accountant import up
 from simulations.phrases import PHRASES, Lang, phrase
 from simulations.results import (
     ArmDifference,
@@ -229,18 +230,6 @@ def _shown(value: object) -> object:
 
 
 # ---- numbers as words
-
-
-def delta_text(delta: float) -> str:
-    """Return δ as a power of ten.
-
-    >>> delta_text(1e-6), delta_text(2.5e-7)
-    ('10⁻⁶', '2.5×10⁻⁷')
-    """
-    digits, _, exponent = f"{delta:e}".partition("e")
-    power = f"10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-    mantissa = digits.rstrip("0").rstrip(".")
-    return power if mantissa == "1" else f"{mantissa}×{power}"
 
 
 def percent_text(percent: float) -> str:

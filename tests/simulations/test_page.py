@@ -448,9 +448,9 @@ def test_time_that_no_part_claims_is_other(folder: Path) -> None:
     assert perplexity_fall(80.0, 100.0) == -25.0
 
 
-@pytest.mark.parametrize("module", ["charts", "page", "phrases", "results"])
+@pytest.mark.parametrize("module", ["common.charts", "simulations.page", "simulations.phrases", "simulations.results"])
 def test_the_examples_in_docstrings_run(module: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"simulations.{module}"))
+    outcome = doctest.testmod(importlib.import_module(module))
     assert outcome.failed == 0
     assert outcome.attempted > 0
 

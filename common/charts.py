@@ -163,6 +163,18 @@ def number(value: float) -> str:
 # ---- text
 
 
+def delta_text(delta: float) -> str:
+    """Return δ as a power of ten.
+
+    >>> delta_text(1e-6), delta_text(2.5e-7)
+    ('10⁻⁶', '2.5×10⁻⁷')
+    """
+    digits, _, exponent = f"{delta:e}".partition("e")
+    power = f"10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+    mantissa = digits.rstrip("0").rstrip(".")
+    return power if mantissa == "1" else f"{mantissa}×{power}"
+
+
 def visible(text: str) -> str:
     """Return `text` with every character that could hide, reorder or break what follows shown as a replacement mark.
 
@@ -213,7 +225,8 @@ def _attribute(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else visible(str(value))
 
 
-def _svg(caption: Caption, height: float, *children: Markup, width: float = WIDTH) -> Markup:
+def drawing(caption: Caption, height: float, *children: Markup, width: float = WIDTH) -> Markup:
+    """Return a whole chart of this height: title and description for screen readers, then what is drawn."""
     title, description = f"{caption.key}-title", f"{caption.key}-desc"
     return tag(
         "svg",
@@ -229,15 +242,17 @@ def _svg(caption: Caption, height: float, *children: Markup, width: float = WIDT
     )
 
 
-def _text(words: str, x: float, y: float, anchor: str = "start", class_: str = "label") -> Markup:
+def words_at(words: str, x: float, y: float, anchor: str = "start", class_: str = "label") -> Markup:
+    """Return words at a place; `class_` is one of the page's styles: label, tick, axis, value, inside."""
     return tag("text", words, x=x, y=y, text_anchor=anchor, class_=class_)
 
 
-def _rule(x1: float, y1: float, x2: float, y2: float, class_: str = "grid") -> Markup:
+def rule(x1: float, y1: float, x2: float, y2: float, class_: str = "grid") -> Markup:
+    """Return a straight line; `class_` is one of the page's styles: grid, axis-line, limit, halo."""
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
-def _patterns(key: str) -> Markup:
+def patterns(key: str) -> Markup:
     """Return the fills that need a pattern, with ids under `key`."""
     ink, tint = COLOURS[0], "#e8eef3"
     drawings = {
@@ -263,7 +278,7 @@ def _patterns(key: str) -> Markup:
     )
 
 
-def _box(key: str, fill: str, x: float, y: float, width: float, height: float) -> Markup:
+def box(key: str, fill: str, x: float, y: float, width: float, height: float) -> Markup:
     """Return a filled rectangle; thin ones have a flat fill and no outline, which would drown a pattern."""
     paints = {"solid": COLOURS[0], "pale": "#c3cbd3", "hollow": "#ffffff"}
     if width < 5:
@@ -281,7 +296,8 @@ def _box(key: str, fill: str, x: float, y: float, width: float, height: float) -
     )
 
 
-def _marker(kind: str, x: float, y: float, colour: str) -> Markup:
+def marker(kind: str, x: float, y: float, colour: str) -> Markup:
+    """Return a marker of a kind of MARKERS around a point."""
     r = 3.6
     shapes = {
         "circle": f"M{x - r:.2f},{y:.2f} a{r},{r} 0 1,0 {2 * r},0 a{r},{r} 0 1,0 {-2 * r},0 Z",
@@ -295,14 +311,14 @@ def _marker(kind: str, x: float, y: float, colour: str) -> Markup:
     return tag("path", d=shapes[kind], fill=fill, stroke=colour, stroke_width=1.4)
 
 
-def _legend(labels: Sequence[str], y: float, swatch: Mapping[str, Markup], left: float) -> tuple[Markup, float]:
+def legend_of(labels: Sequence[str], y: float, swatch: Mapping[str, Markup], left: float) -> tuple[Markup, float]:
     """Return the legend's marks, each swatch moved from the origin into place, and the y below the last line."""
     x, drawn = left, []
     for label in labels:
         needed = 26 + text_width(label) + 12
         if x > left and x + needed > WIDTH:
             x, y = left, y + 18
-        drawn += [tag("g", swatch[label], transform=f"translate({x:.2f},{y:.2f})"), _text(label, x + 26, y + 4)]
+        drawn += [tag("g", swatch[label], transform=f"translate({x:.2f},{y:.2f})"), words_at(label, x + 26, y + 4)]
         x += needed
     return Markup("").join(drawn), y + 18
 
@@ -325,10 +341,10 @@ def line_chart(caption: Caption, lines: Sequence[Line], *, compact: bool = False
     y = Scale(ticks[0], ticks[-1], height + top - 30 - 36, top + 4, log)
     last = int(max(x for line in lines for x, _ in line.points))
     x = Scale(0, max(last, 1), left + 6, width - max(text_width(_end_label(line)) for line in lines) - 18)
-    return _svg(
+    return drawing(
         caption,
         height + top - 30,
-        _text(caption.y, 0, 13, class_="axis"),
+        words_at(caption.y, 0, 13, class_="axis"),
         key,
         *_y_axis(y, ticks, left, x.end + 6),
         *_x_axis(x, whole_ticks(last, 4 if compact else 8), y.start, caption.x),
@@ -341,10 +357,10 @@ def line_chart(caption: Caption, lines: Sequence[Line], *, compact: bool = False
 def _line_legend(lines: Sequence[Line], y: float, left: float) -> tuple[Markup, float]:
     swatches = {
         line.label: tag("path", d="M0,0 h20", **_stroke(place))
-        + _marker(MARKERS[place % len(MARKERS)], 10, 0, COLOURS[place % len(COLOURS)])
+        + marker(MARKERS[place % len(MARKERS)], 10, 0, COLOURS[place % len(COLOURS)])
         for place, line in enumerate(lines)
     }
-    return _legend(list(swatches), y, swatches, left)
+    return legend_of(list(swatches), y, swatches, left)
 
 
 def _stroke(place: int) -> dict[str, object]:
@@ -359,16 +375,16 @@ def _stroke(place: int) -> dict[str, object]:
 
 def _y_axis(y: Scale, ticks: Sequence[float], left: float, right: float) -> Iterable[Markup]:
     for tick in ticks:
-        yield _rule(left, y.at(tick), right, y.at(tick))
-        yield _text(number(tick), left - 6, y.at(tick) + 4, "end", "tick")
+        yield rule(left, y.at(tick), right, y.at(tick))
+        yield words_at(number(tick), left - 6, y.at(tick) + 4, "end", "tick")
 
 
 def _x_axis(x: Scale, ticks: Sequence[int], floor: float, words: str) -> Iterable[Markup]:
-    yield _rule(x.start - 6, floor, x.end + 6, floor, "axis-line")
+    yield rule(x.start - 6, floor, x.end + 6, floor, "axis-line")
     for tick in ticks:
-        yield _rule(x.at(tick), floor, x.at(tick), floor + 4, "axis-line")
-        yield _text(number(tick), x.at(tick), floor + 17, "middle", "tick")
-    yield _text(words, (x.start + x.end) / 2, floor + 33, "middle", "axis")
+        yield rule(x.at(tick), floor, x.at(tick), floor + 4, "axis-line")
+        yield words_at(number(tick), x.at(tick), floor + 17, "middle", "tick")
+    yield words_at(words, (x.start + x.end) / 2, floor + 33, "middle", "axis")
 
 
 def _polyline(line: Line, place: int, x: Scale, y: Scale) -> Markup:
@@ -377,7 +393,7 @@ def _polyline(line: Line, place: int, x: Scale, y: Scale) -> Markup:
     every = max(1, math.ceil(len(points) / 25))
     shown = points if every == 1 else [*points[::every], points[-1]]
     colour = COLOURS[place % len(COLOURS)]
-    marks = (_marker(MARKERS[place % len(MARKERS)], a, b, colour) for a, b in shown)
+    marks = (marker(MARKERS[place % len(MARKERS)], a, b, colour) for a, b in shown)
     return tag("g", tag("path", d=path, **_stroke(place)), *marks)
 
 
@@ -387,7 +403,7 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale, compact: bool) -> Ite
     for end in sorted({a for a, _ in places}):
         here = [i for i, (a, _) in enumerate(places) if a == end]
         for i, place in zip(here, spread([places[i][1] for i in here], 15.0), strict=True):
-            yield _text(_end_label(lines[i]), end + 9, place + 4.5, class_="value")
+            yield words_at(_end_label(lines[i]), end + 9, place + 4.5, class_="value")
     if len(lines) == 1 and len(lines[0].points) > 1:
         yield _first_label(lines[0], x, y, 0 if compact else -3)
 
@@ -400,7 +416,7 @@ def _first_label(line: Line, x: Scale, y: Scale, lift: float) -> Markup:
     """Return the first value beside its marker, above a line that falls and below one that rises."""
     (a, first), (_, second) = line.points[:2]
     right, down = (7.0, lift) if second <= first else (0.0, 24.0)
-    return _text(readable(first), x.at(a) + right, y.at(first) + down, class_="value")
+    return words_at(readable(first), x.at(a) + right, y.at(first) + down, class_="value")
 
 
 def readable(value: float) -> str:
@@ -419,25 +435,25 @@ def bar_chart(caption: Caption, rows: Sequence[BarRow], *, high: float, legend: 
     tail = max([text_width(bar.text) for row in rows for bar in row.bars] + [20.0])
     x = Scale(0.0, ticks[-1], left, WIDTH - tail - 12)
     swatches = {words: _swatch(caption.key, fill) for fill, words in legend.items()}
-    key, top = _legend(list(swatches), 12.0, swatches, 0.0)
+    key, top = legend_of(list(swatches), 12.0, swatches, 0.0)
     tops = list(accumulate((_row_height(row) for row in rows), initial=top))
     body = [_bar_row(caption.key, row, x, y) for row, y in zip(rows, tops, strict=False)]
     floor = tops[-1] + 4
-    return _svg(
+    return drawing(
         caption,
         floor + 40,
-        _patterns(caption.key),
+        patterns(caption.key),
         key,
-        *(_rule(x.at(tick), top, x.at(tick), floor) for tick in ticks),
-        *(_text(number(tick), x.at(tick), floor + 16, "middle", "tick") for tick in ticks),
+        *(rule(x.at(tick), top, x.at(tick), floor) for tick in ticks),
+        *(words_at(number(tick), x.at(tick), floor + 16, "middle", "tick") for tick in ticks),
         *body,
-        _rule(x.start, top, x.start, floor, "axis-line"),
-        _text(caption.x, _centred(caption.x, (x.start + x.end) / 2), floor + 34, "middle", "axis"),
+        rule(x.start, top, x.start, floor, "axis-line"),
+        words_at(caption.x, _centred(caption.x, (x.start + x.end) / 2), floor + 34, "middle", "axis"),
     )
 
 
 def _swatch(key: str, fill: str) -> Markup:
-    return _rule(12, -8, 12, 8, "limit") if fill == "limit" else _box(key, fill, 4, -6, 16, 12)
+    return rule(12, -8, 12, 8, "limit") if fill == "limit" else box(key, fill, 4, -6, 16, 12)
 
 
 def _centred(words: str, middle: float) -> float:
@@ -454,14 +470,14 @@ def _bar_row(key: str, row: BarRow, x: Scale, y: float) -> Markup:
     height = _row_height(row)
     middle, first = y + height / 2, y + (height - 17 * len(row.bars)) / 2
     label = shorten(visible(row.label), x.start - 10)
-    drawn = [_text(label, x.start - 8, middle + (-3 if row.words else 4.5), "end")]
-    drawn += [_text(row.words, x.start - 8, middle + 13, "end", "tick")] if row.words else []
+    drawn = [words_at(label, x.start - 8, middle + (-3 if row.words else 4.5), "end")]
+    drawn += [words_at(row.words, x.start - 8, middle + 13, "end", "tick")] if row.words else []
     for place, bar in enumerate(row.bars):
         top = first + 17 * place
-        drawn.append(_box(key, bar.fill, x.start, top + 1, x.at(bar.value) - x.start, 15))
+        drawn.append(box(key, bar.fill, x.start, top + 1, x.at(bar.value) - x.start, 15))
         drawn.append(_bar_text(bar, row.limit, x, top + 13))
     if row.limit is not None:
-        drawn += [_rule(x.at(row.limit), y + 3, x.at(row.limit), y + height - 3, kind) for kind in ("halo", "limit")]
+        drawn += [rule(x.at(row.limit), y + 3, x.at(row.limit), y + height - 3, kind) for kind in ("halo", "limit")]
     return tag("g", tag("title", row.label), *drawn)
 
 
@@ -469,8 +485,8 @@ def _bar_text(bar: Bar, limit: float | None, x: Scale, y: float) -> Markup:
     """Return a bar's words: at its end, or inside it where a limit would stand right behind it."""
     end = x.at(bar.value)
     if limit is not None and bar.value <= limit and end - x.start > text_width(bar.text) + 12:
-        return _text(bar.text, end - 6, y, "end", "inside")
-    return _text(bar.text, max(end, x.at(limit or 0.0)) + 6, y, class_="value")
+        return words_at(bar.text, end - 6, y, "end", "inside")
+    return words_at(bar.text, max(end, x.at(limit or 0.0)) + 6, y, class_="value")
 
 
 def column_chart(
@@ -481,18 +497,18 @@ def column_chart(
     ticks = linear_ticks(0.0, max([*heights, 0.0]) or 1.0)
     left = max(text_width(number(tick)) for tick in ticks) + 10
     fills = dict(zip(labels, FILLS, strict=False))
-    swatches = {label: _box(caption.key, fill, 4, -6, 16, 12) for label, fill in fills.items()}
-    key, top = _legend(labels, 36.0, swatches, left)
+    swatches = {label: box(caption.key, fill, 4, -6, 16, 12) for label, fill in fills.items()}
+    key, top = legend_of(labels, 36.0, swatches, left)
     y = Scale(0.0, ticks[-1], top + 200, top + 4)
     first, last = min(columns), max(columns)
     x = Scale(first - 0.5, last + 0.5, left + 6, WIDTH - 8)
     shown = [tick for tick in whole_ticks(last) if tick >= first]
     draw = _stack if stacked else _side_by_side
-    return _svg(
+    return drawing(
         caption,
         y.start + 40,
-        _patterns(caption.key),
-        _text(caption.y, 0, 13, class_="axis"),
+        patterns(caption.key),
+        words_at(caption.y, 0, 13, class_="axis"),
         key,
         *_y_axis(y, ticks, left, WIDTH),
         *(draw(caption.key, values, x, y, at, tuple(fills.values())) for at, values in columns.items()),
@@ -506,7 +522,7 @@ def _stack(key: str, values: Sequence[float], x: Scale, y: Scale, at: int, fills
     return tag(
         "g",
         *(
-            _box(key, fill, x.at(at) - width / 2, y.at(high), width, y.at(low) - y.at(high))
+            box(key, fill, x.at(at) - width / 2, y.at(high), width, y.at(low) - y.at(high))
             for (low, high), fill in zip(edges, fills, strict=False)
         ),
     )
@@ -518,7 +534,7 @@ def _side_by_side(key: str, values: Sequence[float], x: Scale, y: Scale, at: int
     return tag(
         "g",
         *(
-            _box(key, fill, left + width * place, y.at(value), width * 0.94, y.at(0.0) - y.at(value))
+            box(key, fill, left + width * place, y.at(value), width * 0.94, y.at(0.0) - y.at(value))
             for place, (value, fill) in enumerate(zip(values, fills, strict=False))
         ),
     )
