@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from client.app import answer
 from common.errors import NotBuiltYet, UserError
 from server.app import serve
+from simulations.attacks import ATTACKS
 from simulations.folder import Run
 from simulations.grid import InlineGrid
 from simulations.scenario import Scenario
@@ -46,7 +47,8 @@ def lead(run: Run, watch: Callable[[int], None]) -> None:
         serve(grid, settings, run.folder, run.id, watch)
 
     merchants = run.merchants
-    node = client_app([str(path) for path in merchants])
+    attack = run.scenario.attack
+    node = client_app([str(path) for path in merchants], attack.kind, attack.merchants)
     if run.scenario.engine.name == "ray":
         lead_on_ray(server, node, len(merchants), run.scenario)
     else:
@@ -54,15 +56,21 @@ def lead(run: Run, watch: Callable[[int], None]) -> None:
         server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
 
 
-def client_app(folders: list[str]) -> ClientApp:
-    """Return a ClientApp whose node i answers for the merchant in `folders[i]`, through the merchant's own code."""
+def client_app(folders: list[str], attack: str = "", hostile: int = 0) -> ClientApp:
+    """Return a ClientApp whose node i answers for the merchant in `folders[i]`, through the merchant's own code.
+
+    Where there is an `attack`, what the last `hostile` merchants answer is spoiled on its way.
+    """
     app = ClientApp()
+    attackers = folders[len(folders) - hostile :] if attack else []
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         folder = Path(folders[int(context.node_config["partition-id"])])
         began = time.monotonic()
         reply = answer(message, folder)
+        if str(folder) in attackers:
+            reply = Message(ATTACKS[attack](reply.content), reply_to=message)
         note_seconds(folder, message.metadata.group_id, time.monotonic() - began)
         return reply
 

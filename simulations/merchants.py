@@ -14,6 +14,7 @@ from common.files import cannot_write, sync_folder, write_atomic
 from common.privacy.keys import create_key
 from common.privacy.policy import sign_policy, write_policy
 from common.schema import TABLES, Shop
+from simulations.attacks import poisoned
 from simulations.control import scramble
 from simulations.folder import Run
 from simulations.scenario import Scenario
@@ -78,8 +79,10 @@ def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     report(f"{len(shops)} merchants: sigma {run.scenario.sigma():.3f} for epsilon {run.scenario.privacy.epsilon:g}")
     try:
-        for shop in shops:
-            open_shop(run.scenario, shop, draft / shop.id)
+        attack = run.scenario.attack
+        first_hostile = len(shops) - attack.merchants if attack.kind else len(shops)
+        for place, shop in enumerate(shops):
+            open_shop(run.scenario, shop if place < first_hostile else poisoned(shop, attack.kind), draft / shop.id)
         draft.replace(final)
         sync_folder(run.folder)
     except OSError as error:

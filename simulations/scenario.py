@@ -80,6 +80,18 @@ class PrivacySettings(Settings):
     max_tokens: Annotated[int, Field(ge=16)] = Field(128, description="tokens of a customer's row")
 
 
+Attack = Literal["", "scale", "flip", "nan", "shape", "huge", "header", "backdoor"]
+
+
+class AttackSettings(Settings):
+    """Merchants that mean harm."""
+
+    kind: Attack = Field(
+        "", description="what the last merchants send: scale, flip, nan, shape, huge, header, backdoor"
+    )
+    merchants: Annotated[int, Field(ge=0)] = Field(2, description="how many of the last merchants attack")
+
+
 class EngineSettings(Settings):
     """How the federation is run on this machine."""
 
@@ -108,6 +120,7 @@ class Scenario(Settings):
     privacy: PrivacySettings = PrivacySettings()
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    attack: AttackSettings = AttackSettings()
 
     def federation(self) -> FederationSettings:
         """Return the part that travels to merchants."""

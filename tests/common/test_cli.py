@@ -98,7 +98,7 @@ def test_every_examples_command_is_one_that_exists(name: str) -> None:
     if "Example: " in text:
         typed = text.split("Example: fugou ")[1].splitlines()[0].split()
         root, *sub = name.split()
-        assert typed[0] == root
+        assert root in typed[:3]  # --lang may stand before it
         assert all(part in typed for part in sub)
 
 
@@ -170,9 +170,9 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         ("simulate shops-zh --set rounds=3", "--set 'rounds=3': write table.key=value"),
         ("simulate shops-zh --set training.round=3", "unknown key 'training.round'"),
         ("simulate --resume", "--resume needs the run's folder"),
-        ("simulate --arms central", "--arms central is not built yet"),
+        ("simulate --arms central", "compared with the federated one"),
         ("scenarios nothing", "unknown scenario 'nothing'"),
-        ("bench", "fugou bench is not built yet"),
+        ("bench nothing", "nothing"),
         ("coordinator up", "fugou coordinator up is not built yet"),
         ("merchant serve --port 80", "fugou merchant serve is not built yet"),
         ("merchant --dir /nowhere recommend c01", "/nowhere/merchant.toml: no such file"),
