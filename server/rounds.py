@@ -72,11 +72,12 @@ def load_round(run: Path, number: int) -> SavedRound:
     except (OSError, SafetensorError) as error:
         raise UserError(f"round folder {folder} cannot be read: {error}; remove it to go back one round") from None
     adapter = load(folder / "adapter")
-    told = read_record(run, number).get("adapter_digest")
-    if told is not None and told != digest(adapter):
-        raise VerificationFailed(
-            f"the adapter in {folder} is not the one its round.json tells of; restore or remove it"
-        )
+    record = read_record(run, number)
+    for what, key, tensors in (("adapter", "adapter_digest", adapter), ("server's state", "state_digest", state)):
+        if record.get(key) not in (None, digest(tensors)):
+            raise VerificationFailed(
+                f"the {what} in {folder} is not the one its round.json tells of; restore or remove it"
+            )
     return SavedRound(number, adapter, state)
 
 

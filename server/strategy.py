@@ -236,6 +236,7 @@ class AdapterStrategy(Strategy):
             "exact": self.rule.exact,
             "merchants": [one.record() for one in verdicts],
             "adapter_digest": digest(adapter),
+            "state_digest": digest(self.current.state),
             "bytes_down": sum(size_of(one.content) for one in self._asked),
             "bytes_up": sum(size_of(one.content) for one in replies if one.has_content()),
         }

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.config import LoraSettings
-from common.errors import UserError
-from common.lora import A_END, B_END, WEIGHTS, to_bytes
+from common.errors import UserError, VerificationFailed
+from common.lora import A_END, B_END, WEIGHTS, digest, to_bytes
 from server.optimizers import State
 from server.rounds import SavedRound, latest_round, load_round, read_record, round_folder, save_round
 
@@ -94,6 +94,17 @@ def test_a_damaged_round_is_one_line(tmp_path: Path, part: str, left: int) -> No
         latest_round(tmp_path)
     assert "0001" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("what", "key"), [("adapter", "adapter_digest"), ("server's state", "state_digest")])
+def test_tensors_that_are_not_those_of_the_record_are_refused(tmp_path: Path, what: str, key: str) -> None:
+    saved = a_round(1)
+    digests = {"adapter_digest": digest(saved.adapter), "state_digest": digest(saved.state)}
+    save_round(tmp_path, saved, digests, LORA, "default")
+    assert load_round(tmp_path, 1).number == 1
+    save_round(tmp_path, saved, {**digests, key: "0" * 64}, LORA, "default")
+    with pytest.raises(VerificationFailed, match=f"the {what} in .*0001 is not the one"):
+        load_round(tmp_path, 1)
 
 
 def test_a_missing_or_damaged_record_is_one_line(tmp_path: Path) -> None:

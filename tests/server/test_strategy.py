@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from common.config import FederationSettings, LoraSettings, Method, ModelSettings, ServerOptimizer, TrainingSettings
-from common.errors import Unreachable
+from common.errors import Unreachable, UserError
 from common.lora import Adapter, digest, to_bytes
 from common.methods import sent
 from common.wire import REPLY, TrainAsk, TrainReply, unpack_ask
@@ -191,8 +191,8 @@ def test_the_mean_of_all_updates_becomes_the_next_adapter(tiny_base: str, tmp_pa
     assert to_bytes(last.adapter) == to_bytes(shared)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "ffa", "fedsvd"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("method", ["fedavg", "ffa", "fedsvd", "fedgsa", "rolora"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "yogi"])
 def test_every_rule_and_optimizer_leads_two_rounds(
     tiny_base: str, tmp_path: Path, method: Method, optimizer: ServerOptimizer
 ) -> None:
@@ -283,6 +283,90 @@ def test_the_order_in_which_replies_arrive_changes_no_bit(tiny_base: str, tmp_pa
         records = [read_record(tmp_path / str(seed), number) for number in (1, 2)]
         results.add(repr([(record["merchants"], record["adapter_digest"]) for record in records]))
     assert len(results) == 1
+
+
+# --- voices and guards ---
+
+
+def noisy(merchant: str, seed: int, sigma: float) -> Shopkeeper:
+    """Return a shopkeeper that declares a noise multiplier and a divisor."""
+
+    def answer(ask: TrainAsk) -> RecordDict:
+        reply = done(ask, merchant, seed)
+        return replace(reply, charge={**reply.charge, "sigma": sigma, "divisor": 10.0}).pack()
+
+    return answer
+
+
+def test_a_merchant_with_less_noise_has_more_say_up_to_the_cap(tiny_base: str, tmp_path: Path) -> None:
+    shops = (noisy("a", 1, 0.5), noisy("b", 2, 2.0), noisy("c", 3, 2.0))
+    lead(open_shops(*shops), tiny_base, tmp_path / "noise", weights="noise", weight_cap=1.0)
+    voices = {name: weight for name, (_, weight) in verdicts(tmp_path / "noise").items()}
+    # local rate 1, 4 steps, divisor 10: variances 0.01, 0.16, 0.16; spread is their mean, 0.11
+    expected = [1 / (0.11 + one) for one in (0.01, 0.16, 0.16)]
+    assert [voices[name] for name in "abc"] == pytest.approx([one / sum(expected) for one in expected], abs=1e-6)
+    lead(open_shops(*shops), tiny_base, tmp_path / "capped", weights="noise", weight_cap=0.4)
+    assert verdicts(tmp_path / "capped")["a"][1] == pytest.approx(0.4)
+
+
+def test_declared_size_bands_weigh_and_who_declared_none_is_small(tiny_base: str, tmp_path: Path) -> None:
+    shops = [good(name, seed) for seed, name in enumerate("abc")]
+    lead(open_shops(*shops), tiny_base, tmp_path, weights="band", bands="a:large, b:medium", weight_cap=1.0)
+    voices = {name: weight for name, (_, weight) in verdicts(tmp_path).items()}
+    assert voices == pytest.approx({"a": 10 / 14, "b": 3 / 14, "c": 1 / 14}, abs=1e-6)
+
+
+@pytest.mark.parametrize("bands", ["a", "a:huge", ":small"])
+def test_bands_that_are_none_are_named_before_the_run(tiny_base: str, tmp_path: Path, bands: str) -> None:
+    with pytest.raises(UserError, match=r"training\.bands"):
+        lead(open_shops(good("a", 1)), tiny_base, tmp_path, weights="band", bands=bands)
+
+
+@pytest.mark.parametrize(("guard", "status"), [("norm", "done"), ("krum", "set aside"), ("trimmed", "done")])
+def test_a_guard_holds_back_a_hundredfold_update_and_the_record_says_so(
+    tiny_base: str, tmp_path: Path, guard: str, status: str
+) -> None:
+    shops = [good(name, seed) for seed, name in enumerate("abcde")]
+    calm = lead(open_shops(*shops), tiny_base, tmp_path / "calm")
+    hostile = spoilt("x", lambda tensor: 100 * tensor)
+    moved = {}
+    for name in ("none", guard):
+        folder = tmp_path / name
+        last = lead(open_shops(*shops, hostile), tiny_base, folder, robust=name)
+        moved[name] = max(float((last.adapter[key] - calm.adapter[key]).abs().max()) for key in calm.adapter)
+    assert verdicts(tmp_path / guard)["x"][0] == status
+    assert reasons(tmp_path / guard)["x"]
+    assert moved[guard] < 0.1 * moved["none"]
+
+
+def test_products_take_no_adaptive_step(tiny_base: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only sgd can step on"):
+        lead(open_shops(good("a", 1)), tiny_base, tmp_path, method="flexlora", optimizer="adam")
+
+
+def test_merchants_of_smaller_rank_are_taken_at_their_own(tiny_base: str, tmp_path: Path) -> None:
+    def small(ask: TrainAsk) -> RecordDict:
+        reply = done(ask, "b", 2)
+        return replace(reply, update={name: one[:, :2].clone() for name, one in reply.update.items()}).pack()
+
+    def torn(ask: TrainAsk) -> RecordDict:
+        reply = done(ask, "c", 3)
+        cut = {name: one[:, : 1 + place].clone() for place, (name, one) in enumerate(reply.update.items())}
+        return replace(reply, update=cut).pack()
+
+    last = lead(open_shops(good("a", 1), small, torn), tiny_base, tmp_path)
+    assert {name: status for name, (status, _) in verdicts(tmp_path).items()} == {
+        "a": "done",
+        "b": "done",
+        "node 3": "set aside",
+    }
+    start = load_round(tmp_path, 0).adapter
+    ask = TrainAsk("run-1", 1, "ffa", 1.0, 7, "", "", 2.0, start)
+    for name, first in update_of(ask, 1).items():
+        second = update_of(ask, 2)[name]
+        expected = first / 2
+        expected[:, :2] += second[:, :2] / 2
+        torch.testing.assert_close(last.adapter[name] - start[name], expected, rtol=1e-4, atol=1e-6)
 
 
 # --- the quorum ---
