@@ -65,7 +65,8 @@ def _shopping(shop: Shopping | None) -> Iterator[str]:
 
 
 def _scrubbed(kinds: Mapping[str, int]) -> Iterator[str]:
-    found = ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items(), key=lambda one: (-one[1], one[0])))
+    ordered = sorted(kinds.items(), key=lambda one: (-one[1], one[0]))
+    found = ", ".join(f"{say(f'hidden_{kind}')} {count:,}" for kind, count in ordered)
     yield say("check_scrubbed", kinds=found) if found else say("check_nothing_scrubbed")
 
 

@@ -13,6 +13,27 @@ from common.cli import language
 from common.privacy.accountant import up
 from common.privacy.policy import Policy
 
+HIDDEN: Mapping[str, str] = {
+    "手机": "mobile number",
+    "座机": "landline",
+    "身份证": "identity card",
+    "银行卡": "bank card",
+    "邮箱": "e-mail",
+    "微信": "WeChat",
+    "QQ": "QQ",
+    "账号": "account",
+    "网址": "web address",
+    "地址": "address",
+    "姓名": "name",
+    "单号": "order or parcel number",
+    "车牌": "licence plate",
+    "护照": "passport",
+    "IP": "IP address",
+    "税号": "tax number",
+    "生日": "birth date",
+}
+"""What desensitisation finds, by the word of its surrogate, in English."""
+
 WORDS: Mapping[str, tuple[str, str]] = {
     "promise": (
         "ε ≤ {epsilon}（δ = {delta:g}，单位：一位顾客，周期：{period}）",
@@ -314,6 +335,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "训练前已隐去的个人信息：{kinds}",
         "personal data hidden before training: {kinds}",
     ),
+    **{f"hidden_{kind}": (kind, english) for kind, english in HIDDEN.items()},
     "check_nothing_scrubbed": ("文字里没有发现个人信息。", "No personal data was found in the texts."),
     "check_trained": (
         "模型能学的：{customers} 位顾客共 {records} 条记录（{tasks}）{held_out}",

@@ -15,10 +15,11 @@ import pytest
 from client.check import check, spread
 from client.config import load_merchant
 from client.data.dataset import make_dataset
+from client.data.scrub import KINDS
 from client.data.sources import CUT, EMPTIED, KEPT, LEFT_OUT, MEANING, Reading, read_shop
 from client.findings import KEYS, Findings
 from client.sample import Sample
-from client.words import WORDS
+from client.words import HIDDEN, WORDS
 from common.cli import main
 from common.model import load_base
 from common.schema import TABLES
@@ -380,3 +381,7 @@ def test_a_database_that_does_not_answer_ends_with_5_after_the_others_were_told(
     assert "12 customers" in said.out
     assert "127.0.0.1" in said.err
     assert "secret" not in said.err + said.out
+
+
+def test_every_kind_of_personal_data_has_an_english_name() -> None:
+    assert set(HIDDEN) == KINDS
