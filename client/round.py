@@ -15,7 +15,7 @@ import functools
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -58,6 +58,8 @@ NORM_LIMIT = 1e4
 MOST_DIRECTIONS = 4096
 """A residual of more would be larger than the layers it belongs into."""
 OWN = "models/own"
+LOCAL = {field.name for field in fields(LocalSettings)}
+"""The settings of [train] that say how a merchant computes."""
 PRIVATE_KEYS_OF_AN_ASK = frozenset(PRIVATE_KEYS) - {"app_digest"}
 """What a message may name only as the policy has it; `check_ask` compares them, everything else beside an ask is refused."""
 
@@ -256,7 +258,7 @@ def _trained(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantS
             randomness_for(plan, ask.seed),
             method=ask.method,
             local_rate=ask.local_rate,
-            settings=LocalSettings(settings.train.microbatch, settings.train.device),
+            settings=LocalSettings(**settings.train.model_dump(include=LOCAL)),
         )
     after = {name: tensor + change[name] if name in change else tensor for name, tensor in carried.items()}
     return close(after, asked, ask.method, ask.round)

@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any, Literal
 
 import polars as pl
@@ -25,6 +26,7 @@ from pydantic import Field
 
 from common.config import Settings, parse_settings
 from common.errors import UserError
+from simulations.dp_step import WAYS, DpStep, ratio
 
 Tell = Callable[[str], None]
 
@@ -131,13 +133,22 @@ def measure(command: Sequence[str], output: Path) -> Usage:
 
 def line(name: str, part: Measurement) -> str:
     """Return one measurement as a line."""
-    facts = ", ".join(
-        f"{key} {value:,.0f}" if isinstance(value, float) else f"{key} {value}" for key, value in part.facts.items()
-    )
+    facts = ", ".join(f"{key} {short(value)}" for key, value in part.facts.items())
     return (
         f"{name} {part.name}: {part.usage.wall_seconds:.1f} s, {part.usage.cpu_seconds:.1f} s of processor, "
         f"peak {part.usage.peak_mib:,.0f} MiB, load before {part.load_before:.1f}; {facts}"
     )
+
+
+def short(value: float | int | str) -> str:
+    """Return a fact as people read it: a float to three digits, or whole from a hundred on.
+
+    >>> short(0.61234), short(123456.7), short(12)
+    ('0.612', '123,457', '12')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 # --- ingest: a merchant's tables through `fugou merchant check` ---
@@ -265,8 +276,48 @@ def write_times(orders: pl.DataFrame, file: Path, times: int) -> None:
             part.write_csv(out, include_header=not copy, datetime_format="%Y-%m-%d %H:%M:%S")
 
 
+# --- dp-step: one private step of the adapter, beside the same step without privacy ---
+
+PEAKS = ("plain", "fast", "opacus")
+
+
+def dp_step(settings: DpStep, folder: Path, tell: Tell) -> Iterator[Measurement]:
+    """Yield the steps' times, taken in turn in one process, and each way's peak memory, in a process of its own."""
+    tell(f"dp-step: {settings.batch} customers of {settings.tokens} tokens, {settings.rows}, {settings.precision}")
+    load = os.getloadavg()[0]
+    output = folder / "times.json"
+    usage = measure([*DP_STEP, settings.model_dump_json(), ",".join(WAYS)], output)
+    found = last_line(output)
+    seconds = found.pop("seconds")
+    facts = {f"{way} cpu s": median(spent[0] for spent in seconds[way]) for way in WAYS}
+    facts |= {f"{way} wall s": median(spent[1] for spent in seconds[way]) for way in WAYS}
+    facts |= {f"fast / {way}": ratio(seconds, "fast", way) for way in WAYS if way != "fast"}
+    yield Measurement("times", usage, load, {**facts, **found})
+    for way in PEAKS:
+        load = os.getloadavg()[0]
+        usage = measure([*DP_STEP, settings.model_dump_json(), way], output)
+        yield Measurement(f"peak of {way}", usage, load, last_line(output))
+
+
+DP_STEP = (
+    sys.executable,
+    "-c",
+    "import os, sys; os.environ['OMP_WAIT_POLICY'] = 'PASSIVE'; from simulations.dp_step import main; main(sys.argv[1:])",
+)
+"""A thread that waits for another sleeps, so that seconds of processor are seconds of work."""
+
+
+def last_line(output: Path) -> dict[str, Any]:
+    """Return the JSON object a process ended its output with."""
+    found: dict[str, Any] = json.loads(output.read_text("utf-8").strip().splitlines()[-1])
+    return found
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "ingest": Benchmark(
         "order lines through `fugou merchant check`: Parquet, CSV, SQLite, and a CSV ten times as long", Ingest, ingest
+    ),
+    "dp-step": Benchmark(
+        "one step of the adapter: private with the fast engine, with Opacus, and without privacy", DpStep, dp_step
     ),
 }

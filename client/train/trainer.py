@@ -2,7 +2,7 @@
 
     for each of `steps` steps            (a public number)
         draw customers                   (Poisson, each with probability `rate`)
-        one gradient a customer          (Opacus hooks on a loss that reads the customer's row only)
+        one gradient a customer          (of a loss that reads the customer's row only; the fast engine or Opacus hooks)
         zero what is not finite, clip to C, add up
         add noise of deviation sigma * C (also when nobody was drawn)
         divide by the public `divisor`, step
@@ -19,13 +19,14 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from peft import PeftModel
 
+from client.train.fast import FastGradients, Padding, Precision
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Whole, noisy, poisson
 from common.lora import Adapter, difference, lift, put
@@ -48,10 +49,20 @@ class CustomerRows(Protocol):
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How a merchant computes, none of it visible in the result's distribution: microbatch in customers."""
+    """How a merchant computes, none of it visible in the result's distribution: microbatch in customers.
+
+    `precision` and `padding` are the fast engine's. Under `full` the time of a step follows from how many customers were
+    drawn; under `buckets` also from how long their rows are.
+    """
 
     microbatch: int = 16
     device: str = "cpu"
+    dp_engine: Literal["fast", "opacus"] = "fast"
+    precision: Precision = "float32"
+    padding: Padding = "full"
+
+
+BY_HOOKS = LocalSettings(dp_engine="opacus")
 
 
 def train_round(
@@ -69,10 +80,10 @@ def train_round(
     names = trained(adapter, method, plan.round)
     model.to(settings.device)
     put(model, adapter)
-    with private(model, names, plan, local_rate, randomness) as (hooks, optimizer):
+    with private(model, names, plan, local_rate, randomness, settings) as (engine, optimizer):
 
         def gradients(drawn: list[int]) -> None:
-            per_customer_gradients(hooks, customers.rows(drawn, randomness), settings.device)
+            per_customer_gradients(engine, customers.rows(drawn, randomness), settings.device)
 
         private_steps(optimizer, len(customers), plan, randomness, settings.microbatch, gradients)
     return difference(lift(model), adapter, names)
@@ -113,11 +124,14 @@ def microbatches(drawn_B: Whole, size: int) -> Iterator[Whole]:
         yield drawn_B[start : start + size]
 
 
-def per_customer_gradients(hooks: GradSampleModule, rows: Rows, device: str) -> None:
+def per_customer_gradients(engine: GradSampleModule | FastGradients, rows: Rows, device: str) -> None:
     """Leave (B, *weight) gradients in every trainable parameter's `grad_sample`."""
     ids_BT = torch.from_numpy(rows.ids_BT).to(device)
     counts_BT = torch.from_numpy(rows.counts_BT).to(device)
-    logits_BTV = hooks(input_ids=ids_BT).logits
+    if isinstance(engine, FastGradients):
+        engine.gradients(ids_BT, counts_BT)
+        return
+    logits_BTV = engine(input_ids=ids_BT).logits
     customer_loss(logits_BTV, ids_BT, counts_BT).sum().backward()
 
 
@@ -163,20 +177,38 @@ class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]
 
 @contextmanager
 def private(
-    model: torch.nn.Module, names: Sequence[str], plan: RoundPlan, rate: float, randomness: Randomness
-) -> Iterator[tuple[GradSampleModule, CustomerDPOptimizer]]:
-    """Put hooks and optimizer around `model` for as long as the block lasts; only `names` can be trained in it."""
+    model: torch.nn.Module,
+    names: Sequence[str],
+    plan: RoundPlan,
+    rate: float,
+    randomness: Randomness,
+    settings: LocalSettings = BY_HOOKS,
+) -> Iterator[tuple[GradSampleModule | FastGradients, CustomerDPOptimizer]]:
+    """Put engine and optimizer around `model` for as long as the block lasts; only `names` can be trained in it."""
     chosen = [p for name, p in model.named_parameters() if choose(p, name.replace(".default.", ".") in names)]
+    optimizer = CustomerDPOptimizer(torch.optim.SGD(chosen, lr=rate), plan, randomness)
+    try:
+        if settings.dp_engine == "fast":
+            yield FastGradients(model, settings.precision, settings.padding), optimizer
+        else:
+            with hooked(model) as hooks:
+                yield hooks, optimizer
+    finally:
+        clear(model)
+
+
+@contextmanager
+def hooked(model: torch.nn.Module) -> Iterator[GradSampleModule]:
+    """Put Opacus' hooks on `model` for as long as the block lasts."""
     model.train()
     hooks = GradSampleModule(model, loss_reduction="sum")
     with warnings.catch_warnings():
         # The first layer's input needs no gradient; its hook still has the activations and the output's gradient.
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         try:
-            yield hooks, CustomerDPOptimizer(torch.optim.SGD(chosen, lr=rate), plan, randomness)
+            yield hooks
         finally:
             hooks.remove_hooks()
-            clear(model)
 
 
 def choose(parameter: torch.nn.Parameter, chosen: bool) -> bool:

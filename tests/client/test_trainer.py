@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,10 +14,10 @@ import pytest
 import torch
 from scipy import stats
 
-from client.train import trainer
+from client.train import fast, trainer
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Rehearsal, SecureRandom, noisy, normal, poisson, randomness_for
-from client.train.trainer import CustomerDPOptimizer, LocalSettings, per_customer_gradients, private, train_round
+from client.train.trainer import CustomerDPOptimizer, LocalSettings, per_customer_gradients, private
 from common.lora import Adapter, Bench, difference, initial, lift, put
 from common.methods import trained
 from common.privacy.plan import RoundPlan
@@ -25,6 +25,27 @@ from common.tokens import Rows
 
 T = 24
 PLAN = RoundPlan("shop", "run", 1, 0.5, 1.0, 3, 0.5, 4.0, 1e-6, 4, "p", "a")
+
+
+ENGINES: dict[str, LocalSettings] = {
+    "fast": LocalSettings(),
+    "fast, buckets": LocalSettings(padding="buckets"),
+    "opacus": LocalSettings(dp_engine="opacus"),
+}
+_now: list[LocalSettings] = []
+
+
+@pytest.fixture(params=list(ENGINES), autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each test of this module runs with every engine."""
+    _now[:] = [ENGINES[request.param]]
+    yield request.param
+    _now.clear()
+
+
+def train_round(*given: Any, microbatch: int = 16, **named: Any) -> Adapter:
+    """A round with the engine under test."""
+    return trainer.train_round(*given, **named, settings=replace(_now[0], microbatch=microbatch))
 
 
 class Customers:
@@ -60,7 +81,7 @@ def gradients(work: Bench, customers: Customers, drawn: list[int], names: Sequen
     """Per-customer gradients as the trainer computes them, (B, d)."""
     adapter = warm(work)
     put(work.model, adapter)
-    with private(work.model, names or list(adapter), PLAN, 1.0, SecureRandom()) as (hooks, optimizer):
+    with private(work.model, names or list(adapter), PLAN, 1.0, SecureRandom(), _now[0]) as (hooks, optimizer):
         optimizer.zero_grad(set_to_none=True)
         per_customer_gradients(hooks, customers.rows(drawn, SecureRandom()), "cpu")
         return torch.cat([p.grad_sample.flatten(1) for p in optimizer.params], 1).detach()
@@ -100,7 +121,11 @@ def test_planted_fault_a_mean_over_the_batchs_tokens_couples_customers(
         own = customer_loss(logits_BTV, ids_BT, counts_BT) * counts_BT[:, 1:].sum(1)
         return own / counts_BT[:, 1:].sum()
 
+    def weights(counts_BT: torch.Tensor) -> torch.Tensor:
+        return counts_BT / counts_BT[:, 1:].sum()
+
     monkeypatch.setattr(trainer, "customer_loss", coupled)
+    monkeypatch.setattr(fast, "token_weights", weights)
     assert not isolated(work)
 
 
@@ -402,7 +427,7 @@ def test_microbatches_change_memory_and_nothing_else(work: Bench) -> None:
             randomness_for(plan, 7),
             method="fedavg",
             local_rate=1.0,
-            settings=LocalSettings(microbatch=size),
+            microbatch=size,
         )
         for size in (1, 3, 64)
     ]
@@ -414,7 +439,7 @@ def test_microbatches_change_memory_and_nothing_else(work: Bench) -> None:
 def test_planted_fault_noise_for_every_microbatch_is_seen(work: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CustomerDPOptimizer, "signal_skip_step", lambda self, do_skip=True: None)
     plan = replace(PLAN, rate=1.0, steps=1, sigma=50.0)
-    update = released(work, Customers([T] * 8), plan, settings=LocalSettings(microbatch=1))
+    update = released(work, Customers([T] * 8), plan, microbatch=1)
     expected = plan.sigma * plan.clip_norm / plan.divisor
     assert stats.kstest(update.numpy() / expected, "norm").pvalue < 1e-4
 

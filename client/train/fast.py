@@ -1,0 +1,345 @@
+"""The fast engine: one gradient a customer for a GPT-2's adapters, from one forward and one backward pass.
+
+The frozen network is run over its own weights, matrix by matrix. Where an adapter sits, the forward pass keeps what the
+adapter's two factors need and the backward pass meets it with the gradient of the output, customer by customer:
+
+    y = x W + b + s (x A') B'          A: r x d_in    B: d_out x r    s = alpha / r        (' is the transpose)
+    gradient of B for customer u    =  s (sum over u's tokens of dy h')     with h = A x
+    gradient of A for customer u    =  s (sum over u's tokens of B' dy x')
+
+so each gradient is the customer's own by construction, in float32, exactly what a loop over customers gives (one pass
+with what each layer saw is the book-keeping of Bu et al. 2023, arXiv:2210.00038; for factors of rank r the gradient
+itself, r (d_in + d_out) numbers, is smaller than what its norm alone would take). Clipping, noise and divisor are the
+trainer's, the same code whichever engine ran.
+
+Why it is faster than hooks: nothing is computed that nobody asked for, the activation function is one kernel, logits are
+never kept, and on request there is no work on padding.
+
+    B customers   U customers of one pass   T tokens   N = U T   D width   V vocabulary   I inputs   O outputs   R rank
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from transformers.pytorch_utils import Conv1D
+
+from common.errors import UserError
+
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+Padding: TypeAlias = Literal["full", "buckets"]
+
+BUCKETS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+"""Under `buckets` rows are cut to the first of these parts of the row's bound that holds all that counts."""
+
+BLOCK = 1024
+"""Positions whose logits are in memory at once where the kernels of attention are not made for so wide a head."""
+
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+"""GPT-2's names of 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which torch has in one kernel."""
+
+Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two factors of an adapter at one matrix, and their scale s."""
+
+    A_RI: torch.nn.Parameter
+    B_OR: torch.nn.Parameter
+    scale: float
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A frozen weight with the adapters it carries."""
+
+    weight_IO: torch.Tensor
+    bias_O: torch.Tensor
+    pairs: tuple[Pair, ...]
+
+    @property
+    def trained(self) -> bool:
+        """Whether one of its adapters is trained now."""
+        return any(pair.A_RI.requires_grad or pair.B_OR.requires_grad for pair in self.pairs)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block of the network; scaling is what attention scores are multiplied with."""
+
+    first_norm: Function
+    attend: Matrix
+    leave: Matrix
+    heads: int
+    scaling: float
+    second_norm: Function
+    widen: Matrix
+    narrow: Matrix
+    activation: Function
+
+
+@dataclass
+class Pass:
+    """The customers that run together: their places among the B of the draw, and the gradients they have left."""
+
+    places_U: torch.Tensor
+    total: int
+    rows: dict[torch.nn.Parameter, torch.Tensor] = field(default_factory=dict)
+
+    def keep(self, parameter: torch.nn.Parameter, gradient_U: torch.Tensor) -> None:
+        """Put the gradients (U, *weight) of `parameter` at their customers' places."""
+        if len(self.places_U) == self.total:  # places are in order
+            self.rows[parameter] = gradient_U
+            return
+        if parameter not in self.rows:
+            self.rows[parameter] = gradient_U.new_zeros(self.total, *parameter.shape)
+        self.rows[parameter][self.places_U] = gradient_U
+
+
+class FastGradients:
+    """A GPT-2 with its adapters, ready to give one gradient a customer; weights are read once, factors at every pass."""
+
+    def __init__(self, model: PeftModel, precision: Precision = "float32", padding: Padding = "full") -> None:
+        base = model.get_base_model()
+        check_model(base)
+        dtype = getattr(torch, precision)
+        network = base.transformer
+        self.padding: Padding = padding
+        self.tokens_VD, self.positions_TD = _frozen(network.wte.weight, dtype), _frozen(network.wpe.weight, dtype)
+        self.layers = [_layer(block, base.config.activation_function, dtype) for block in network.h]
+        self.last_norm = _norm(network.ln_f, dtype)
+        self.head_VD = (
+            self.tokens_VD if base.lm_head.weight is network.wte.weight else _frozen(base.lm_head.weight, dtype)
+        )
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        check_reached(model, self.layers)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Yield the trained parameters."""
+        yield from self.trained
+
+    def gradients(self, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> None:
+        """Leave (B, *weight) gradients of the customers' losses in every trained parameter's `grad_sample`.
+
+        The loss is `customer_loss`: a customer's mean over its own ids that count.
+        """
+        weights_BT = token_weights(counts_BT)
+        rows: dict[torch.nn.Parameter, torch.Tensor] = {}
+        for places_U, length in passes(counts_BT, self.padding):
+            part = Pass(places_U, len(ids_BT), rows)
+            self.run(ids_BT[places_U, :length], weights_BT[places_U, :length], part)
+        for parameter in self.trained:
+            found = rows.get(parameter)
+            parameter.grad_sample = parameter.new_zeros(len(ids_BT), *parameter.shape) if found is None else found
+
+    def run(self, ids_UT: torch.Tensor, weights_UT: torch.Tensor, part: Pass) -> None:
+        """Run the customers of one pass forward and backward; the last id is a target only."""
+        with torch.enable_grad():
+            hidden_ND = self.hidden(ids_UT[:, :-1], part)
+        slope_ND = head_gradient(
+            hidden_ND.detach(), self.head_VD, ids_UT[:, 1:].flatten(), weights_UT[:, 1:].flatten(), self.padding
+        )
+        hidden_ND.backward(slope_ND.to(hidden_ND.dtype))
+
+    def hidden(self, ids_UT: torch.Tensor, part: Pass) -> torch.Tensor:
+        """Return the last hidden states (N, D)."""
+        customers, length = ids_UT.shape
+        x_ND = (self.tokens_VD[ids_UT] + self.positions_TD[:length]).flatten(0, 1)
+        for layer in self.layers:
+            mixed_ND = attention(through(layer.attend, layer.first_norm(x_ND), part), customers, layer)
+            x_ND = x_ND + through(layer.leave, mixed_ND, part)
+            wide_NO = layer.activation(through(layer.widen, layer.second_norm(x_ND), part))
+            x_ND = x_ND + through(layer.narrow, wide_NO, part)
+        return self.last_norm(x_ND)
+
+
+def token_weights(counts_BT: torch.Tensor) -> torch.Tensor:
+    """Return (B, T) weights of the ids in their customer's loss: one over the customer's own ids that count, or zero."""
+    counted = counts_BT.clone()
+    counted[:, 0] = False
+    return counted / counted.sum(1, keepdim=True).clamp(min=1)
+
+
+def passes(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield places of customers that run together and the public length of their rows.
+
+    Under `full` all run at the row's bound. Under `buckets` a row is cut behind its last id that counts, rounded up to a
+    public length; what stands behind cannot be seen by what counts, and a row where nothing counts has no gradient.
+    """
+    customers, bound = counts_BT.shape
+    if padding == "full":
+        if bound > 1:
+            yield torch.arange(customers, device=counts_BT.device), bound
+        return
+    ends_B = (counts_BT * torch.arange(1, bound + 1, device=counts_BT.device)).amax(1)
+    below = 1
+    for length in (math.ceil(bound * share) for share in BUCKETS):
+        places = ((ends_B > below) & (ends_B <= length)).nonzero()[:, 0]
+        if len(places):
+            yield places, length
+        below = max(below, length)
+
+
+def through(matrix: Matrix, x_NI: torch.Tensor, part: Pass) -> torch.Tensor:
+    """Return (N, O): `x` through the frozen weight and its adapters."""
+    if not matrix.pairs:
+        return torch.addmm(matrix.bias_O, x_NI, matrix.weight_IO)
+    switch = x_NI.new_zeros((), requires_grad=matrix.trained)
+    out_NO: torch.Tensor = Adapted.apply(x_NI, switch, matrix, part)  # type: ignore[no-untyped-call]
+    return out_NO
+
+
+class Adapted(torch.autograd.Function):
+    """A frozen matrix with adapters, whose backward pass leaves one gradient a customer.
+
+    `switch` needs a gradient where a factor is trained, so that the backward pass comes by although `x` may need none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_NI: torch.Tensor, switch: torch.Tensor, matrix: Matrix, part: Pass) -> torch.Tensor:
+        """Return (N, O); keep h = x A' of every pair, and x where an A is trained."""
+        out_NO = torch.addmm(matrix.bias_O, x_NI, matrix.weight_IO)
+        hidden = [x_NI @ pair.A_RI.to(x_NI.dtype).t() for pair in matrix.pairs]
+        for pair, h_NR in zip(matrix.pairs, hidden, strict=True):
+            out_NO.addmm_(h_NR, pair.B_OR.to(x_NI.dtype).t(), alpha=pair.scale)
+        asked = any(pair.A_RI.requires_grad for pair in matrix.pairs)
+        ctx.matrix, ctx.part = matrix, part
+        ctx.save_for_backward(x_NI if asked else None, *hidden)
+        return out_NO
+
+    @staticmethod
+    def backward(ctx: Any, dy_NO: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
+        """Return the gradient of x (N, I) where it is needed; leave the customers' gradients of the factors."""
+        x_NI, *hidden = ctx.saved_tensors
+        dx_NI = dy_NO @ ctx.matrix.weight_IO.t() if ctx.needs_input_grad[0] else None
+        for pair, h_NR in zip(ctx.matrix.pairs, hidden, strict=True):
+            dh_NR = (dy_NO @ pair.B_OR.to(dy_NO.dtype)).mul_(pair.scale)
+            if dx_NI is not None:
+                dx_NI.addmm_(dh_NR, pair.A_RI.to(dy_NO.dtype))
+            if pair.B_OR.requires_grad:
+                ctx.part.keep(pair.B_OR, by_customer(dy_NO, h_NR, ctx.part).mul_(pair.scale))
+            if pair.A_RI.requires_grad:
+                ctx.part.keep(pair.A_RI, by_customer(dh_NR, x_NI, ctx.part))
+        return dx_NI, None, None, None
+
+
+def by_customer(left_NO: torch.Tensor, right_NI: torch.Tensor, part: Pass) -> torch.Tensor:
+    """Return (U, O, I) in float32: left' right, summed over each customer's own tokens."""
+    customers = len(part.places_U)
+    left, right = (one.float().view(customers, -1, one.shape[1]) for one in (left_NO, right_NI))
+    return torch.bmm(left.transpose(1, 2), right)
+
+
+def attention(qkv_NO: torch.Tensor, customers: int, layer: Layer) -> torch.Tensor:
+    """Return (N, D): causal attention within each customer's row."""
+    split = qkv_NO.view(customers, -1, 3, layer.heads, qkv_NO.shape[1] // (3 * layer.heads)).unbind(2)
+    query, key, value = (one.transpose(1, 2) for one in split)
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=layer.scaling)
+    return mixed.transpose(1, 2).reshape(len(qkv_NO), -1)
+
+
+def head_gradient(
+    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor, padding: Padding
+) -> torch.Tensor:
+    """Return the slope (N, D) of the sum over positions of weight * cross entropy; `buckets` leaves out what weighs nothing."""
+    if padding == "full":
+        return entropy_gradient(hidden_ND, head_VD, targets_N) * weights_N[:, None]
+    counted = weights_N.nonzero()[:, 0]
+    slope_ND = torch.zeros_like(hidden_ND)
+    found_ND = entropy_gradient(hidden_ND[counted], head_VD, targets_N[counted])
+    slope_ND[counted] = (found_ND * weights_N[counted, None]).to(slope_ND.dtype)
+    return slope_ND
+
+
+def entropy_gradient(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """Return each position's gradient of its cross entropy, softmax(h W') W - W[target], as (N, D) in float32.
+
+    The first term is attention of positions over the vocabulary with W as keys and as values, so that the kernels made
+    for attention run it without ever holding the logits (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867).
+    """
+    size = len(hidden_ND) if hidden_ND.is_cpu else BLOCK
+    keys = head_VD[None, None]
+    mixed = [F.scaled_dot_product_attention(h[None, None], keys, keys, scale=1.0)[0, 0] for h in hidden_ND.split(size)]
+    return torch.cat(mixed).float() - head_VD[targets_N].float()
+
+
+def check_model(base: Any) -> None:
+    """Raise `UserError` for a network that this engine does not compute as transformers does."""
+    config = base.config
+    dropout = [name for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop") if getattr(config, name)]
+    for wrong in (*dropout, *(["add_cross_attention"] if config.add_cross_attention else [])):
+        raise UserError(
+            f'the base has {wrong} = {getattr(config, wrong)}; the fast engine takes none, set dp_engine = "opacus"'
+        )
+
+
+def check_reached(model: PeftModel, layers: list[Layer]) -> None:
+    """Raise `UserError` when a parameter is to be trained that is no factor of an adapter in a layer."""
+    matrices = [one for layer in layers for one in (layer.attend, layer.leave, layer.widen, layer.narrow)]
+    reached = {id(factor) for one in matrices for pair in one.pairs for factor in (pair.A_RI, pair.B_OR)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in reached:
+            raise UserError(
+                f"{name} is no adapter of c_attn, c_proj or c_fc; the fast engine cannot train it, "
+                'set dp_engine = "opacus"'
+            )
+
+
+def _layer(block: Any, activation: str, dtype: torch.dtype) -> Layer:
+    return Layer(
+        _norm(block.ln_1, dtype),
+        _matrix(block.attn.c_attn, dtype),
+        _matrix(block.attn.c_proj, dtype),
+        block.attn.num_heads,
+        block.attn.scaling,
+        _norm(block.ln_2, dtype),
+        _matrix(block.mlp.c_fc, dtype),
+        _matrix(block.mlp.c_proj, dtype),
+        gelu if activation in TANH_GELU else block.mlp.act,
+    )
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """Return GPT-2's activation in one kernel (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return F.gelu(x, approximate="tanh")
+
+
+def _matrix(module: torch.nn.Module, dtype: torch.dtype) -> Matrix:
+    dense: Any = module.get_base_layer() if isinstance(module, LoraLinear) else module
+    if not isinstance(dense, Conv1D):
+        raise UserError(
+            f'the base holds a {type(dense).__name__}; the fast engine takes Conv1D, set dp_engine = "opacus"'
+        )
+    return Matrix(_frozen(dense.weight, dtype), _frozen(dense.bias, dtype), tuple(_pairs(module)))
+
+
+def _pairs(module: torch.nn.Module) -> Iterator[Pair]:
+    if not isinstance(module, LoraLinear):
+        return
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
+        still = isinstance(module.lora_dropout[name], torch.nn.Identity)
+        if module.merged or name in module.lora_variant or module.lora_bias[name] or not still:
+            raise UserError(
+                f"adapter {name!r} is merged, has a bias, dropout or a variant of LoRA; the fast engine takes plain factors, "
+                'set dp_engine = "opacus"'
+            )
+        yield Pair(module.lora_A[name].weight, module.lora_B[name].weight, module.scaling[name])
+
+
+def _norm(module: Any, dtype: torch.dtype) -> Function:
+    weight_D, bias_D = _frozen(module.weight, dtype), _frozen(module.bias, dtype)
+    return lambda x_ND: F.layer_norm(x_ND, weight_D.shape, weight_D, bias_D, module.eps)
+
+
+def _frozen(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return weight.detach().to(dtype)
