@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import functools
 import gzip
 import io
@@ -26,6 +27,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -35,11 +37,13 @@ import safetensors.torch
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
-from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from common.errors import UserError
 from common.files import cannot_write, write_atomic
+from common.model import digest_of, load_base
 from simulations.corpus import PROMPTS
+from simulations.muon import Muon
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 TIED = "lm_head.weight"  # the embeddings once more
@@ -47,6 +51,7 @@ MARKS = "[:｜【】;×·#*、]"
 HELD_OUT = 100  # one document in so many is kept for evaluation
 VOCABULARY_CHARS = 12_000_000  # the vocabulary is learnt on an even sample of at most so many characters
 REPORT_SECONDS = 15.0
+PIECE = 2  # blocks that one core computes at a time; part of what a run is, as sums are taken in this order
 QUICK_BLOCKS, FULL_BLOCKS = 4, 64  # held-out blocks a kind, on the way and at the end
 
 Ids = npt.NDArray[np.uint16]
@@ -55,7 +60,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of a model and how it is trained; `rate` is AdamW's highest learning rate, `batch` counts blocks."""
+    """The shape of a model and how it is trained; `rate` is the highest learning rate, `batch` counts blocks."""
 
     layers: int
     width: int
@@ -67,7 +72,7 @@ class Size:
 
 
 SIZES: Mapping[str, Size] = {
-    "tiny": Size(layers=4, width=256, heads=4, vocabulary=8192, rate=2e-3),
+    "tiny": Size(layers=4, width=320, heads=5, vocabulary=8192, rate=3e-3),
     "small": Size(layers=8, width=384, heads=6, vocabulary=16384, batch=16, rate=1e-3),
     "gpt2": Size(layers=12, width=768, heads=12, vocabulary=32768, block=512, batch=32, rate=6e-4),
 }
@@ -90,6 +95,8 @@ class Run:
     minutes: float | None
     tokens: int | None
     seed: int
+    start: str | None = None  # digest of the base it starts from
+    hold: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,12 +154,14 @@ class Data:
 
 @dataclass(frozen=True)
 class How:
-    """How a run is carried out, none of which changes what it computes except `lowered` (bf16)."""
+    """How a run is carried out, none of which changes what it computes except `lowered` (bf16) and the device."""
 
     resume: bool
     lowered: bool
     checkpoint_seconds: float
     report: Report
+    device: torch.device
+    pool: ThreadPoolExecutor
 
 
 def pretrain(
@@ -163,6 +172,8 @@ def pretrain(
     minutes: float | None = None,
     tokens: int | None = None,
     seed: int = 1,
+    start: Path | None = None,
+    hold: bool = False,
     resume: bool = False,
     threads: int = 2,
     report: Report = print,
@@ -172,21 +183,30 @@ def pretrain(
     """Train a GPT-2 from nothing on `texts` for `minutes` or until `tokens` are seen, and return the folder `out`.
 
     `texts` are .txt (blank line between documents), .jsonl (field "text", perhaps "kind"), each perhaps .gz.
-    An interrupted run leaves its checkpoint and goes on with `resume=True`; in fp32 on one thread, and with a number of
-    tokens as its goal, it then ends with the same weights as a run that was never interrupted.
-    `precision` is auto (bf16 where the processor has it), fp32 or bf16. Raises `UserError`.
+    An interrupted run leaves its checkpoint and goes on with `resume=True`; on a processor, and with a number of tokens
+    as its goal, it then ends with the same weights as a run that was never interrupted, whatever `threads` is.
+    `start` is a finished base whose weights, shape and vocabulary are taken over, for a further sitting; `hold` keeps
+    the rate up to the end, for a sitting that another will follow.
+    `precision` is auto (bf16 where the processor has matrix units), fp32 or bf16. Raises `UserError`.
     """
-    run = _run(texts, size, minutes, tokens, seed)
-    how = How(resume, _lowered(precision), checkpoint_seconds, report)
+    run = _run(texts, size, minutes, tokens, seed, start, hold)
+    _keep_memory()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    lowered = _lowered(precision, device)
     work = _open_work(out, run, resume)
-    with _threads(threads):
-        tokenizer = _tokenizer(texts, work, run, report)
+    with _workers(threads) as pool:
+        how = How(resume, lowered, checkpoint_seconds, report, device, pool)
+        tokenizer = _tokenizer(texts, work, run, report) if start is None else _load_tokenizer(start / "tokenizer.json")
         data = _data(texts, work, tokenizer, run, report)
         model = new_model(run.size, seed)
+        if start is not None:
+            model.load_state_dict(load_base(str(start)).model.state_dict())
+        torch.nn.Module.to(model, device)
         progress = _train(model, data, work, run, how)
+        torch.nn.Module.to(model, "cpu")
         scores = evaluate(model, data, run.size, FULL_BLOCKS)
         report(_score_line(scores))
-        samples = write_samples(model, tokenizer, PROMPTS)
+        samples = write_samples(model, tokenizer, end_of(tokenizer), PROMPTS)
     result = PretrainResult(
         folder=out,
         parameters=model.num_parameters(),
@@ -204,7 +224,15 @@ def pretrain(
     return result
 
 
-def _run(texts: Sequence[Path], size: str | Size, minutes: float | None, tokens: int | None, seed: int) -> Run:
+def _run(
+    texts: Sequence[Path],
+    size: str | Size,
+    minutes: float | None,
+    tokens: int | None,
+    seed: int,
+    start: Path | None,
+    hold: bool,
+) -> Run:
     if isinstance(size, str) and size not in SIZES:
         raise UserError(f"size {size!r} is not known; choose one of {', '.join(SIZES)}")
     if (minutes or 0) <= 0 and (tokens or 0) <= 0:
@@ -215,7 +243,32 @@ def _run(texts: Sequence[Path], size: str | Size, minutes: float | None, tokens:
         if not path.is_file():
             raise UserError(f"text file {path} does not exist; name .txt or .jsonl files, plain or .gz")
     shape = SIZES[size] if isinstance(size, str) else size
-    return Run(tuple((path.name, path.stat().st_size) for path in texts), shape, minutes, tokens, seed)
+    digest = None
+    if start is not None:
+        shape, digest = shape_of(start, shape), digest_of(start)
+    return Run(tuple((path.name, path.stat().st_size) for path in texts), shape, minutes, tokens, seed, digest, hold)
+
+
+def shape_of(folder: Path, size: Size) -> Size:
+    """Return `size` with the shape of the base in `folder`, its batch and rate as they are."""
+    config = load_base(str(folder)).model.config
+    end_of(_load_tokenizer(folder / "tokenizer.json"))
+    return replace(
+        size,
+        layers=config.n_layer,
+        width=config.n_embd,
+        heads=config.n_head,
+        vocabulary=config.vocab_size,
+        block=config.n_positions,
+    )
+
+
+def _keep_memory() -> None:
+    """Let the C library keep freed memory: steps ask for the same large blocks again, and fresh pages cost a fifth."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        library = ctypes.CDLL(None)
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 1 << 28)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+            library.mallopt(option, value)
 
 
 def _open_work(out: Path, run: Run, resume: bool) -> Path:
@@ -234,12 +287,17 @@ def _open_work(out: Path, run: Run, resume: bool) -> Path:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads for as long as the block lasts."""
+def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield `count` threads that each compute on one core.
+
+    Why not one operation on all cores: its parts wait for each other at every step, and where a core is shared with
+    other work all wait for that one. Here the free core takes the next piece.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
-        yield
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
         torch.set_num_threads(before)
 
@@ -499,14 +557,14 @@ class _Clock:
 
 def _train(model: GPT2LMHeadModel, data: Data, work: Path, run: Run, how: How) -> Progress:
     """Train `model` in place to the end of `run` and return how far it came; the one loop of this module."""
-    checkpoint, optimizer = work / "checkpoint.pt", _optimizer(model, run.size)
-    progress = load_checkpoint(checkpoint, model, optimizer) if how.resume else Progress()
+    checkpoint, optimizers = work / "checkpoint.pt", new_optimizers(model, run.size, how.pool)
+    progress = load_checkpoint(checkpoint, model, optimizers) if how.resume else Progress()
     save, say, tenth = _Clock(how.checkpoint_seconds), _Clock(REPORT_SECONDS), int(10 * _fraction(progress, run))
     while _fraction(progress, run) < 1:
         started = time.monotonic()
         ids_BT = torch.from_numpy(batch_at(data.train, progress.step, run.size, run.seed))
-        rate = run.size.rate * schedule(_fraction(progress, run))
-        progress.losses.append(_step(model, optimizer, ids_BT, rate, how.lowered))
+        rate = run.size.rate * schedule(_fraction(progress, run), run.hold)
+        progress.losses.append(_step(model, optimizers, ids_BT, rate, how))
         progress = replace(
             progress,
             step=progress.step + 1,
@@ -514,38 +572,62 @@ def _train(model: GPT2LMHeadModel, data: Data, work: Path, run: Run, how: How) -
             seconds=progress.seconds + time.monotonic() - started,
         )
         if save.strikes():
-            save_checkpoint(checkpoint, model, optimizer, progress)
+            save_checkpoint(checkpoint, model, optimizers, progress)
         if say.strikes():
             how.report(_progress_line(progress, run))
         if int(10 * _fraction(progress, run)) > tenth:
             tenth = int(10 * _fraction(progress, run))
             how.report(_score_line(evaluate(model, data, run.size, QUICK_BLOCKS)))
-    save_checkpoint(checkpoint, model, optimizer, progress)
+    save_checkpoint(checkpoint, model, optimizers, progress)
     return progress
 
 
-def _optimizer(model: GPT2LMHeadModel, size: Size) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices only, betas as in GPT-3 (Brown et al. 2020, appendix B)."""
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    vectors = [weight for weight in model.parameters() if weight.dim() <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=size.rate, betas=(0.9, 0.95), fused=True)
+def new_optimizers(model: GPT2LMHeadModel, size: Size, pool: ThreadPoolExecutor) -> tuple[torch.optim.Optimizer, ...]:
+    """Return Muon for the matrices of the blocks and AdamW for embeddings, biases and norms."""
+    blocks: dict[int, list[torch.Tensor]] = {1: [], 3: []}
+    rest = []
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2 and ".h." in name:
+            blocks[3 if "c_attn" in name else 1].append(weight)
+        else:
+            rest.append(weight)
+    groups = [{"params": weights, "parts": parts} for parts, weights in blocks.items()]
+    return (
+        Muon(groups, lr=size.rate, each=pool.map),
+        torch.optim.AdamW(rest, lr=size.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    )
 
 
 def _step(
-    model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, ids_BT: torch.Tensor, rate: float, lowered: bool
+    model: GPT2LMHeadModel, optimizers: Sequence[torch.optim.Optimizer], ids_BT: torch.Tensor, rate: float, how: How
 ) -> float:
     """Take one step at `rate` and return the batch's loss in nats a token before it."""
     model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad(set_to_none=True)
-    with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    weights = list(model.parameters())
+    pieces = ids_BT.to(how.device).split(len(ids_BT) if how.device.type == "cuda" else PIECE)
+    total = 0.0
+    for number, (loss, gradients) in enumerate(how.pool.map(lambda piece: _gradients(model, piece, how), pieces)):
+        share = len(pieces[number]) / len(ids_BT)
+        total += share * loss
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if number == 0:
+                weight.grad = gradient.mul_(share)
+            elif weight.grad is not None:
+                weight.grad.add_(gradient, alpha=share)
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return total
+
+
+def _gradients(model: GPT2LMHeadModel, ids_BT: torch.Tensor, how: How) -> tuple[float, tuple[torch.Tensor, ...]]:
+    """Return the mean loss of a piece of a batch and its gradients in the order of the parameters."""
+    with torch.autocast(how.device.type, torch.bfloat16, enabled=how.lowered):
         loss = _loss(model, ids_BT)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return float(loss.detach())
+    return float(loss.detach()), torch.autograd.grad(loss, list(model.parameters()))
 
 
 def _loss(model: GPT2LMHeadModel, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -554,16 +636,20 @@ def _loss(model: GPT2LMHeadModel, ids_BT: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(model.lm_head(hidden).flatten(0, 1).float(), ids_BT[:, 1:].flatten())
 
 
-def schedule(fraction: float) -> float:
-    """Return the share of the highest rate at `fraction` of the run: 3 % linear warm-up, then a cosine down to a tenth.
+def schedule(fraction: float, hold: bool = False) -> float:
+    """Return the share of the highest rate at `fraction` of the run: 3 % linear warm-up, then a cosine down to 2 %.
+
+    With `hold` it stays up to the end.
 
     >>> [round(schedule(one), 2) for one in (0.015, 0.03, 0.515, 1.0)]
-    [0.5, 1.0, 0.55, 0.1]
+    [0.5, 1.0, 0.51, 0.02]
     """
-    warm = 0.03
+    warm, floor = 0.03, 0.02
     if fraction < warm:
         return max(fraction, warm / 100) / warm
-    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, (fraction - warm) / (1 - warm))))
+    if hold:
+        return 1.0
+    return floor + (1 - floor) / 2 * (1 + math.cos(math.pi * min(1.0, (fraction - warm) / (1 - warm))))
 
 
 def _fraction(progress: Progress, run: Run) -> float:
@@ -573,32 +659,39 @@ def _fraction(progress: Progress, run: Run) -> float:
     return max(by_time, by_tokens)
 
 
-def _lowered(precision: str) -> bool:
-    """Return whether to compute in bf16: always, never, or where the processor has instructions for it."""
+def _lowered(precision: str, device: torch.device) -> bool:
+    """Return whether to compute in bf16: always, never, or where the device has matrix units for it.
+
+    AVX-512's bf16 instructions alone do not pay: they took 1.7 times as long as fp32.
+    """
     if precision not in ("auto", "bf16", "fp32"):
         raise UserError(f"precision {precision!r} is not known; choose auto, bf16 or fp32")
-    return precision == "bf16" or (precision == "auto" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+    units = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+    return precision == "bf16" or (precision == "auto" and bool(units))
 
 
 # Checkpoints
 
 
-def save_checkpoint(path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    path: Path, model: GPT2LMHeadModel, optimizers: Sequence[torch.optim.Optimizer], progress: Progress
+) -> None:
     """Write all that a run needs to go on exactly; the place in the data follows from the step."""
     buffer = io.BytesIO()
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": asdict(progress)}
-    torch.save(state, buffer)
+    state = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": state, "progress": asdict(progress)}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put the checkpoint at `path` into model and optimizer and return its progress; none yet means the beginning."""
+def load_checkpoint(path: Path, model: GPT2LMHeadModel, optimizers: Sequence[torch.optim.Optimizer]) -> Progress:
+    """Put the checkpoint at `path` into model and optimizers and return its progress; none yet means the beginning."""
     if not path.is_file():
         return Progress()
     try:
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         return Progress(**state["progress"])
     except Exception as error:
         raise UserError(
@@ -629,18 +722,29 @@ def _score(model: GPT2LMHeadModel, ids: Ids, characters_V: npt.NDArray[np.int64]
 
 
 def write_samples(
-    model: GPT2LMHeadModel, tokenizer: Tokenizer, prompts: Sequence[str], longest: int = 80
+    model: GPT2LMHeadModel,
+    tokenizer: Tokenizer | PreTrainedTokenizerBase,
+    end: int,
+    prompts: Sequence[str],
+    longest: int = 80,
 ) -> list[tuple[str, str]]:
     """Return what the model writes after each prompt: temperature 0.8, among the 40 likeliest, to the end mark."""
     generator = torch.Generator().manual_seed(0)
     model.train(False)
-    return [(prompt, _write(model, tokenizer, prompt, longest, generator)) for prompt in prompts]
+    return [(one, _write(model, tokenizer, end, one, longest, generator)) for one in prompts]
 
 
 @torch.no_grad()
-def _write(model: GPT2LMHeadModel, tokenizer: Tokenizer, prompt: str, longest: int, generator: torch.Generator) -> str:
-    end, room = end_of(tokenizer), int(model.config.n_positions)
-    ids = [end, *tokenizer.encode(prompt).ids]
+def _write(
+    model: GPT2LMHeadModel,
+    tokenizer: Tokenizer | PreTrainedTokenizerBase,
+    end: int,
+    prompt: str,
+    longest: int,
+    generator: torch.Generator,
+) -> str:
+    room = int(model.config.n_positions)
+    ids = [end, *_ids(tokenizer, prompt)]
     begin = len(ids)
     while len(ids) < begin + longest:
         logits = model(input_ids=torch.tensor([ids[-room:]]), use_cache=False).logits[0, -1].float()
@@ -649,7 +753,17 @@ def _write(model: GPT2LMHeadModel, tokenizer: Tokenizer, prompt: str, longest: i
         if drawn == end:
             break
         ids.append(drawn)
-    return tokenizer.decode(ids[begin:])
+    return str(tokenizer.decode(ids[begin:]))
+
+
+def _ids(tokenizer: Tokenizer | PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return list(ids) if isinstance(ids, list) else list(ids.ids)
+
+
+def sample_lines(samples: Sequence[tuple[str, str]]) -> list[str]:
+    """Return one Markdown line for each prompt and what was written after it."""
+    return [f"* `{prompt}` → {_one_line(text)}" for prompt, text in samples]
 
 
 # The folder
@@ -685,7 +799,9 @@ def model_card(result: PretrainResult, run: Run) -> str:
     )
     name = next((name for name, size in SIZES.items() if size == run.size), "custom")
     command = f"fugou pretrain {' '.join(name for name, _ in run.texts)} -o {result.folder.name} --size {name} {goal}"
+    options = " --from BASE" * bool(run.start) + " --hold" * run.hold
     return CARD.format(
+        origin=f"a base with digest {run.start[:12]}" if run.start else "nothing",
         name=result.folder.name,
         shape=f"{run.size.layers} layers, width {run.size.width}, {run.size.heads} heads",
         parameters=result.parameters / 1e6,
@@ -694,10 +810,10 @@ def model_card(result: PretrainResult, run: Run) -> str:
         tokens=result.tokens / 1e6,
         minutes=result.seconds / 60,
         speed=result.tokens_per_second,
-        command=f"{command} --seed {run.seed}",
+        command=f"{command} --seed {run.seed}{options}",
         shares=_share_table(result.shares),
         scores=_score_table(result.scores),
-        samples="\n".join(f"* `{prompt}` → {_one_line(text)}" for prompt, text in result.samples),
+        samples="\n".join(sample_lines(result.samples)),
     )
 
 
@@ -709,7 +825,7 @@ pipeline_tag: text-generation
 ---
 # {name}
 
-A GPT-2 trained from nothing: {shape}, {parameters:.2f} million parameters, {vocabulary} byte-level tokens, contexts of
+A GPT-2 trained from {origin}: {shape}, {parameters:.2f} million parameters, {vocabulary} byte-level tokens, contexts of
 {block} tokens. Weights are stored in fp16 and meant to be computed in fp32.
 
 ## How it was made

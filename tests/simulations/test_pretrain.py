@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
+from common.cli import fugou
 from common.errors import UserError
 from simulations.corpus import make_documents, write_corpus
 from simulations.pretrain import Document as Text
@@ -99,7 +101,7 @@ def test_the_folder_holds_a_base_and_nothing_else(result: PretrainResult) -> Non
 def test_the_base_loads_by_the_usual_loaders(result: PretrainResult) -> None:
     tokenizer = AutoTokenizer.from_pretrained(result.folder, local_files_only=True)
     model = GPT2LMHeadModel.from_pretrained(result.folder, local_files_only=True, dtype=torch.float32)
-    text = "【复购】客户:高频·周期1周｜近购:鲜牛奶×12·3天内｜会买:"
+    text = "【复购】客户:高频｜近购:牛奶×12｜会买:"
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids) == text
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 0, 1)
@@ -237,9 +239,51 @@ def test_every_block_comes_once_an_epoch_in_a_new_order() -> None:
     assert list(epochs[0]) != list(epochs[1])
 
 
-def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
+def test_the_rate_warms_up_and_falls_to_a_fiftieth_unless_it_is_held() -> None:
     rates = [schedule(step / 1000) for step in range(1001)]
     assert 0 < rates[0] < 0.02
     assert max(rates) == pytest.approx(1.0)
-    assert rates[1000] == pytest.approx(0.1)
+    assert rates[1000] == pytest.approx(0.02)
     assert all(a >= b for a, b in itertools.pairwise(rates[30:]))
+    held = [schedule(step / 1000, hold=True) for step in range(1001)]
+    assert held[:30] == rates[:30]
+    assert set(held[30:]) == {1.0}
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_more_cores_change_neither_losses_nor_weights(
+    texts: list[Path], result: PretrainResult, tmp_path: Path, threads: int
+) -> None:
+    again = train(texts, tmp_path / "nano", threads=threads)
+    assert again.losses == result.losses
+    assert (tmp_path / "nano" / "model.safetensors").read_bytes() == (result.folder / "model.safetensors").read_bytes()
+
+
+def test_a_further_sitting_starts_where_the_base_it_goes_on_from_ended(
+    texts: list[Path], result: PretrainResult, tmp_path: Path
+) -> None:
+    more = train(texts, tmp_path / "more", start=result.folder, size="tiny", tokens=TOKENS)
+    assert more.parameters == result.parameters
+    assert more.losses[0] < sum(result.losses[-5:]) / 5 + 0.3 < result.losses[0]
+    assert (tmp_path / "more" / "tokenizer.json").read_bytes() == (result.folder / "tokenizer.json").read_bytes()
+    assert " --from BASE" in (tmp_path / "more" / "README.md").read_text("utf-8")
+
+
+def test_a_further_sitting_is_resumed_on_the_same_base_only(
+    texts: list[Path], result: PretrainResult, tmp_path: Path, tiny_base: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(texts, tmp_path / "more", start=result.folder, report=interrupt_after(1))
+    with pytest.raises(UserError, match="other texts or settings"):
+        train(texts, tmp_path / "more", start=Path(tiny_base), resume=True)
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        train(texts, tmp_path / "other", start=tmp_path)
+
+
+def test_the_command_goes_on_from_a_base(texts: list[Path], result: PretrainResult, tmp_path: Path) -> None:
+    asked = ["pretrain", *map(str, texts), "-o", str(tmp_path / "more"), "--from", str(result.folder), "--tokens", "1"]
+    done = CliRunner().invoke(fugou, [*asked, "--hold", "--precision", "fp32", "--threads", "1"])
+    assert done.exit_code == 0, done.output
+    card = (tmp_path / "more" / "README.md").read_text("utf-8")
+    assert "-o more --size custom --tokens 1 --seed 7 --from BASE --hold" in card
+    assert GPT2LMHeadModel.from_pretrained(tmp_path / "more").num_parameters() == result.parameters
