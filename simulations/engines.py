@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,10 @@ def lead_on_ray(server: ServerApp, node: ClientApp, merchants: int, scenario: Sc
         raise UserError("--engine ray needs Ray: pip install 'fugou[ray]'") from None
     from flwr.simulation import run_simulation
 
+    if " " in sys.prefix:
+        raise UserError(
+            f"Ray cannot start its workers below {sys.prefix}, whose path holds a space; use --engine inline"
+        )
     threads = scenario.engine.threads or os.cpu_count() or 1
     init = {"address": scenario.engine.address} if scenario.engine.address else {"include_dashboard": False}
     run_simulation(

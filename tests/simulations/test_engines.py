@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from client.data.dataset import make_dataset
 from client.data.sources import read_shop
 from client.train.sampling import randomness_for
 from client.train.trainer import train_round
-from common.errors import NotBuiltYet
+from common.errors import NotBuiltYet, UserError
 from common.lora import Adapter, bench, digest, initial, load
 from common.methods import trained
 from common.privacy.plan import plan_round
@@ -100,7 +101,17 @@ def test_the_inline_engine_ends_where_a_plain_loop_ends(tmp_path: Path, tiny_bas
     assert not same(final, initial(bench(tiny_base, run.scenario.lora).model, run.scenario.training.seed))
 
 
+def test_ray_below_a_path_with_a_space_is_refused_as_its_workers_would_never_start(
+    tmp_path: Path, tiny_base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    monkeypatch.setattr(sys, "prefix", "/opt/my tools/.venv")
+    with pytest.raises(UserError, match="holds a space; use --engine inline"):
+        simulate(small(tiny_base, **{"engine.name": "ray"}), tmp_path / "ray", resume=False, report=lambda _: None)
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(" " in sys.prefix, reason="Ray cannot start workers below a path with a space")
 def test_flowers_engine_on_ray_ends_there_too(tmp_path: Path, tiny_base: str) -> None:
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     inline = simulate(small(tiny_base), tmp_path / "inline", resume=False, report=lambda _: None)
