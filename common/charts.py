@@ -64,6 +64,54 @@ class BarRow:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column's heading and the style class of its cells: `name`, `num`, `words` and others.
+
+    `quoted` cells hold what others wrote.
+    """
+
+    title: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Badge:
+    """One cell of the status grid: a letter, and the words behind it."""
+
+    letter: str
+    kind: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready-made words; the first cell of a row is its heading."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str | Badge]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its numbers beside it."""
+
+    title: str
+    notes: Sequence[str]
+    chart: Markup
+    table: Table
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure at a glance."""
+
+    title: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Scale:
     """A linear or logarithmic map from values `low`..`high` to positions `start`..`end`."""
 

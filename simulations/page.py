@@ -22,10 +22,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.charts import (
+    Badge,
     Bar,
     BarRow,
     Caption,
+    Column,
+    Figure,
     Line,
+    Table,
+    Tile,
     bar_chart,
     column_chart,
     delta_text,
@@ -73,56 +78,11 @@ CHART_ROWS = 24
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column's heading and the style class of its cells: `name`, `num`, `keep`, `words`, `round`, `state` and others."""
-
-    title: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Badge:
-    """One cell of the status grid: a letter, and the words behind it."""
-
-    letter: str
-    kind: str
-    title: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of ready-made words; the first cell of a row is its heading."""
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[str | Badge]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its numbers beside it."""
-
-    title: str
-    notes: Sequence[str]
-    chart: Markup
-    table: Table
-
-
-@dataclass(frozen=True)
 class Panel:
     """One small multiple."""
 
     label: str
     chart: Markup
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One figure at a glance."""
-
-    title: str
-    value: str
-    note: str
 
 
 # ---- what a caller asks for

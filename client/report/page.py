@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from client.report.lint import Shown, check_figure, check_page, shown
 from client.report.model import Budget, Loss, PrivacyLoss, Report, Text
 from client.report.seal import digest_of
 from client.report.words import WORDS, Lang, phrase
-from common.charts import Bar, BarRow, Caption, delta_text, visible
+from common.charts import Bar, BarRow, Caption, Column, Figure, Table, Tile, delta_text, visible
 
 Say = Callable[..., str]
 ENTRIES = 40
@@ -37,42 +37,6 @@ SYMBOLS = {
     "within_budget": "●", "near_limit": "▲", "exhausted": "■", "refused": "◆", "no_guarantee": "○", "violation": "✕",
     "unverifiable": "?", "broken": "✕",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column's heading and the style class of its cells; `quoted` cells hold what others wrote."""
-
-    title: str
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of ready-made words; the first cell of a row is its heading."""
-
-    title: str
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its numbers beside it."""
-
-    title: str
-    notes: Sequence[str]
-    chart: Markup
-    table: Table
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One figure at a glance."""
-
-    title: str
-    value: str
-    note: str
 
 
 def page_of(report: Report, lang: Lang) -> str:

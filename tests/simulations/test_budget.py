@@ -24,7 +24,7 @@ from client.round import take_part
 from client.train.state import dataset
 from common.config import from_run_config
 from common.errors import UserError
-from common.lora import Adapter, bench, initial
+from common.lora import A_END, Adapter, bench, initial
 from common.privacy import accountant
 from common.privacy.chain import Book
 from common.privacy.keys import holds, load_key, load_public_key
@@ -288,6 +288,21 @@ def reshaped(adapter: Adapter) -> Adapter:
     return {**adapter, name: torch.zeros(8, adapter[name].shape[1])}
 
 
+def factors(ask: TrainAsk, rank: int) -> Adapter:
+    """Return factors of another rank for every layer of the ask."""
+    return {name: one[:rank] if name.endswith(A_END) else one[:, :rank] for name, one in ask.adapter.items()}
+
+
+def torn(residual: Adapter) -> Adapter:
+    """Return a residual whose first factor has one direction less than its partner."""
+    name = min(residual)
+    return {**residual, name: residual[name][:2]}
+
+
+def flora(ask: TrainAsk, residual: Adapter) -> TrainAsk:
+    return replace(ask, method="flora", residual=residual)
+
+
 BAD_ASKS: dict[str, tuple[Callable[[TrainAsk], TrainAsk], str]] = {
     "another base": (lambda ask: replace(ask, base_digest="0" * 64), "refused"),
     "another rank": (lambda ask: replace(ask, adapter=reshaped(ask.adapter)), "refused"),
@@ -299,6 +314,14 @@ BAD_ASKS: dict[str, tuple[Callable[[TrainAsk], TrainAsk], str]] = {
     "an absurd rate": (lambda ask: replace(ask, local_rate=1e9), "refused"),
     "a rate of NaN": (lambda ask: replace(ask, local_rate=float("nan")), "refused"),
     "an unknown method": (lambda ask: replace(ask, method="fedmagic"), "refused"),
+    "another scale": (lambda ask: replace(ask, scale=2 * ask.scale), "refused"),
+    "a scale of NaN": (lambda ask: replace(ask, scale=float("nan")), "refused"),
+    "a residual its method has none of": (lambda ask: replace(ask, residual=factors(ask, 2)), "refused"),
+    "a residual of 1e30": (lambda ask: flora(ask, {n: 1e30 * one for n, one in factors(ask, 2).items()}), "refused"),
+    "half a residual": (lambda ask: flora(ask, dict(list(factors(ask, 2).items())[:1])), "refused"),
+    "a residual of another layer": (lambda ask: flora(ask, {"wte.weight": torch.zeros(2, 2)}), "refused"),
+    "a residual of no shape": (lambda ask: flora(ask, {min(ask.adapter): torch.zeros(())}), "refused"),
+    "a residual of two ranks": (lambda ask: flora(ask, torn(factors(ask, 3))), "refused"),
     "no run": (lambda ask: replace(ask, run=""), "failed"),
     "a round below 0": (lambda ask: replace(ask, round=-1), "failed"),
 }
@@ -323,6 +346,7 @@ def ignore(*_: object) -> None:
         ("1e30 in it", "NORM_LIMIT", float("inf")),
         ("an absurd rate", "check_ask", ignore),
         ("another rank", "check_manifest", ignore),
+        ("a residual of another layer", "_check_residual", ignore),
     ],
 )
 def test_an_examination_without_that_check_would_be_seen(

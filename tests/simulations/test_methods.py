@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from client.round import own_folder
+from client.train import trainer
+from client.train.sampling import noisy
 from common.methods import METHODS
 from server.rounds import latest_round
 from simulations.folder import Run
@@ -66,6 +71,36 @@ def test_every_method_learns_and_goes_on_where_it_was_cut_short(method: str, tin
     kept = [list(own_folder(folder, run.id).glob("*.safetensors")) for folder in run.merchants]
     personal = bool(METHODS[method].own or METHODS[method].stays)
     assert [len(one) for one in kept] == [ROUNDS * personal] * 2
+
+
+def deviation_of_kept(method: str, base: str, folder: Path) -> float:
+    """Return how far what a merchant keeps spreads, in units of the noise it must carry, where no row has a target."""
+    private = {"privacy.epsilon": 8.0, "privacy.rate": 0.5, "training.rounds": 1, "scenario.control": "noise"}
+    run = run_of(method, base, folder, **private)
+    sigma, privacy = run.scenario.sigma(), run.scenario.privacy
+    expected = 0.5 * sigma * privacy.clip_norm / privacy.divisor * math.sqrt(privacy.steps)
+    (file,) = own_folder(run.merchants[0], run.id).glob("*.safetensors")
+    kept = torch.cat([one.flatten() for name, one in load_file(file).items() if name.endswith("lora_B.weight")])
+    return float(kept.std()) / expected
+
+
+@pytest.mark.parametrize("method", ["fedsa", "sdflora"])
+def test_what_a_merchant_keeps_carries_the_same_noise_as_what_it_sends(
+    method: str, tiny_base: str, tmp_path: Path
+) -> None:
+    assert deviation_of_kept(method, tiny_base, tmp_path / "run") == pytest.approx(1.0, abs=0.15)
+
+
+@pytest.mark.parametrize("method", ["fedsa", "sdflora"])
+def test_planted_fault_a_part_that_stays_without_noise_is_seen(
+    method: str, tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def quiet(total: Any, deviation: float, randomness: Any) -> Any:
+        return noisy(total, deviation / 4, randomness)
+
+    monkeypatch.setattr(trainer, "noisy", quiet)
+    assert deviation_of_kept(method, tiny_base, tmp_path / "run") < 0.5
 
 
 def test_a_residual_is_measured_with_the_adapter(tiny_base: str, tmp_path: Path) -> None:
