@@ -134,8 +134,9 @@ def scenarios(name: str | None, json_: bool) -> None:
 @click.option(
     "-o", "--output", type=FOLDER, help="Folder of the study; default runs/NAME. A stopped one goes on there."
 )
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at a time.")
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
-def study(name: str, output: Path | None, json_: bool) -> None:
+def study(name: str, output: Path | None, jobs: int, json_: bool) -> None:
     """Run a study: settings varied against each other over several seeds, with intervals; a stopped one goes on.
 
     Example: fugou study study-methods -o runs/methods
@@ -144,7 +145,7 @@ def study(name: str, output: Path | None, json_: bool) -> None:
     from simulations.study import load_study, run_study
 
     asked = load_study(name)
-    result = run_study(asked, output or Path("runs") / asked.name, announce)
+    result = run_study(asked, output or Path("runs") / asked.name, announce, jobs)
     if json_:
         as_json(result)
 
@@ -208,6 +209,7 @@ def bench(names: tuple[str, ...], output: Path | None, changes: tuple[str, ...])
 @click.option(
     "--hold", is_flag=True, help="Keep the rate up to the end, where another sitting will follow with --from."
 )
+@click.option("--rate", type=float, help="Highest learning rate; as the size has it where not given.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),

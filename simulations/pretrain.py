@@ -174,6 +174,7 @@ def pretrain(
     seed: int = 1,
     start: Path | None = None,
     hold: bool = False,
+    rate: float | None = None,
     resume: bool = False,
     threads: int = 2,
     report: Report = print,
@@ -186,10 +187,10 @@ def pretrain(
     An interrupted run leaves its checkpoint and goes on with `resume=True`; on a processor, and with a number of tokens
     as its goal, it then ends with the same weights as a run that was never interrupted, whatever `threads` is.
     `start` is a finished base whose weights, shape and vocabulary are taken over, for a further sitting; `hold` keeps
-    the rate up to the end, for a sitting that another will follow.
+    the rate up to the end, for a sitting that another will follow; `rate` is the highest rate instead of the size's.
     `precision` is auto (bf16 where the processor has matrix units), fp32 or bf16. Raises `UserError`.
     """
-    run = _run(texts, size, minutes, tokens, seed, start, hold)
+    run = _run(texts, _size(size, rate), minutes, tokens, seed, start, hold)
     _keep_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lowered = _lowered(precision, device)
@@ -226,15 +227,13 @@ def pretrain(
 
 def _run(
     texts: Sequence[Path],
-    size: str | Size,
+    size: Size,
     minutes: float | None,
     tokens: int | None,
     seed: int,
     start: Path | None,
     hold: bool,
 ) -> Run:
-    if isinstance(size, str) and size not in SIZES:
-        raise UserError(f"size {size!r} is not known; choose one of {', '.join(SIZES)}")
     if (minutes or 0) <= 0 and (tokens or 0) <= 0:
         raise UserError("there is no end to train to; give --minutes or --tokens above 0")
     if not texts:
@@ -242,11 +241,19 @@ def _run(
     for path in texts:
         if not path.is_file():
             raise UserError(f"text file {path} does not exist; name .txt or .jsonl files, plain or .gz")
-    shape = SIZES[size] if isinstance(size, str) else size
     digest = None
     if start is not None:
-        shape, digest = shape_of(start, shape), digest_of(start)
-    return Run(tuple((path.name, path.stat().st_size) for path in texts), shape, minutes, tokens, seed, digest, hold)
+        size, digest = shape_of(start, size), digest_of(start)
+    return Run(tuple((path.name, path.stat().st_size) for path in texts), size, minutes, tokens, seed, digest, hold)
+
+
+def _size(size: str | Size, rate: float | None) -> Size:
+    if isinstance(size, str) and size not in SIZES:
+        raise UserError(f"size {size!r} is not known; choose one of {', '.join(SIZES)}")
+    if rate is not None and not 0 < rate < 1:
+        raise UserError(f"rate {rate:g} cannot train; name one above 0 and below 1, such as 0.002")
+    shape = SIZES[size] if isinstance(size, str) else size
+    return shape if rate is None else replace(shape, rate=rate)
 
 
 def shape_of(folder: Path, size: Size) -> Size:
@@ -797,9 +804,9 @@ def model_card(result: PretrainResult, run: Run) -> str:
     goal = " ".join(
         f"--{name} {value:g}" for name, value in (("minutes", run.minutes), ("tokens", run.tokens)) if value
     )
-    name = next((name for name, size in SIZES.items() if size == run.size), "custom")
+    name = next((name for name, size in SIZES.items() if size == replace(run.size, rate=size.rate)), "custom")
     command = f"fugou pretrain {' '.join(name for name, _ in run.texts)} -o {result.folder.name} --size {name} {goal}"
-    options = " --from BASE" * bool(run.start) + " --hold" * run.hold
+    options = " --from BASE" * bool(run.start) + " --hold" * run.hold + f" --rate {run.size.rate:g}"
     return CARD.format(
         origin=f"a base with digest {run.start[:12]}" if run.start else "nothing",
         name=result.folder.name,

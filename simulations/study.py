@@ -19,8 +19,11 @@ import hashlib
 import itertools
 import json
 import math
+import multiprocessing
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -132,10 +135,10 @@ def run_folder(out: Path, scenario: Scenario) -> Path:
     return out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def run_study(study: Study, out: Path, report: Report) -> dict[str, Any]:
-    """Run what is still to run, write study.json and study.md, and return the former's content."""
+def run_study(study: Study, out: Path, report: Report, jobs: int = 1) -> dict[str, Any]:
+    """Run what is still to run, `jobs` runs at a time, write study.json and study.md, and return the former's content."""
     _claim(study, out)
-    tables = [_run_sweep(study, sweep, out, report) for sweep in study.sweep]
+    tables = [_run_sweep(study, sweep, out, report, jobs) for sweep in study.sweep]
     result = {"study": study.model_dump(mode="json"), "sweeps": tables}
     write_atomic(out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / TABLE, as_markdown(study, tables))
@@ -155,13 +158,17 @@ def _claim(study: Study, out: Path) -> None:
         write_atomic(path, text)
 
 
-def _run_sweep(study: Study, sweep: Sweep, out: Path, report: Report) -> dict[str, Any]:
+def _run_sweep(study: Study, sweep: Sweep, out: Path, report: Report, jobs: int) -> dict[str, Any]:
     found: dict[tuple[str, str], list[list[Loss]]] = {}
     rows: list[Cell] = []
     every = list(cells(sweep))
-    for place, changes in enumerate(every, start=1):
-        report(f"{sweep.name}: cell {place} of {len(every)}: {words(changes)}")
-        tuned = _tuned(study, sweep, changes, out)
+    tries = [{**one, **tried} for one in every for tried in _tries(sweep)]
+    alone = _alone(sweep)
+    _run(f"{sweep.name}, tuning", [scenario_of(study, alone, one, study.tune_seed) for one in tries], out, report, jobs)
+    chosen = [(one, _tuned(study, sweep, one, out)) for one in every]
+    asked = [scenario_of(study, sweep, {**one, **tuned}, seed) for one, tuned in chosen for seed in study.seeds]
+    _run(sweep.name, asked, out, report, jobs)
+    for changes, tuned in chosen:
         for arm in sweep.arms:
             losses = [_losses(study, sweep, {**changes, **tuned}, seed, out, arm) for seed in study.seeds]
             rows.append(
@@ -187,29 +194,64 @@ def nats(losses: Sequence[Loss]) -> float:
     return math.fsum(one.nats for one in losses) / sum(one.tokens for one in losses)
 
 
+def _alone(sweep: Sweep) -> Sweep:
+    """Return the sweep as it is tuned: on its federated arm."""
+    return sweep.model_copy(update={"arms": ("federated",)})
+
+
+def _tries(sweep: Sweep) -> list[dict[str, Any]]:
+    """Return the values of the tuned setting that are tried for every cell."""
+    return [{key: value} for key, values in sweep.tune.items() for value in values]
+
+
 def _tuned(study: Study, sweep: Sweep, changes: Changes, out: Path) -> dict[str, Any]:
     """Return the tuned setting with the lowest loss of the federated arm on the tuning seed."""
-    if not sweep.tune:
+    tries, alone = _tries(sweep), _alone(sweep)
+    if not tries:
         return {}
-    ((key, values),) = sweep.tune.items()
-    alone = sweep.model_copy(update={"arms": ("federated",)})
-    tried = {
-        value: nats(_losses(study, alone, {**changes, key: value}, study.tune_seed, out, "federated"))
-        for value in values
-    }
-    return {key: min(tried, key=tried.__getitem__)}
+    lost = [nats(_losses(study, alone, {**changes, **one}, study.tune_seed, out, "federated")) for one in tries]
+    return tries[lost.index(min(lost))]
+
+
+def _run(what: str, scenarios: Sequence[Scenario], out: Path, report: Report, jobs: int) -> None:
+    """Run those of `scenarios` that were not run before, `jobs` at a time, each in a process of its own if several."""
+    waiting = {folder: one for one in scenarios if not _is_done(folder := run_folder(out, one))}
+    report(f"{what}: {len(waiting)} of {len({run_folder(out, one) for one in scenarios})} runs to do")
+    started = time.monotonic()
+    for number, _ in enumerate(_each(waiting, jobs), start=1):
+        left = (time.monotonic() - started) / number * (len(waiting) - number) / 60
+        report(f"{what}: run {number} of {len(waiting)}, {left:.0f} min left")
+
+
+def _each(waiting: Mapping[Path, Scenario], jobs: int) -> Iterator[None]:
+    if jobs == 1 or len(waiting) < 2:
+        yield from map(_run_one, waiting.values(), waiting)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(_run_one, one, folder) for folder, one in waiting.items()]):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_one(scenario: Scenario, folder: Path) -> None:
+    from simulations.cli import quiet_libraries
+    from simulations.run import train
+
+    quiet_libraries()
+    train(scenario, folder)
+    write_atomic(folder / "done", "")
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / "done").exists()
 
 
 def _losses(study: Study, sweep: Sweep, changes: Changes, seed: int, out: Path, arm: str) -> list[Loss]:
-    """Return the held-out losses of one run, run now unless it was before."""
-    from simulations.run import train
-
-    scenario = scenario_of(study, sweep, changes, seed)
-    folder = run_folder(out, scenario)
-    if not (folder / "done").exists():
-        train(scenario, folder)
-        write_atomic(folder / "done", "")
-    return losses_of(folder, arm)[0]
+    """Return the held-out losses of one run that is done."""
+    return losses_of(run_folder(out, scenario_of(study, sweep, changes, seed)), arm)[0]
 
 
 def compare(ours: Sequence[Sequence[Loss]], theirs: Sequence[Sequence[Loss]], seed: int = 0) -> Gap:

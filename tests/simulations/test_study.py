@@ -71,7 +71,8 @@ def test_every_shipped_study_can_be_run() -> None:
 def test_a_study_runs_each_cell_on_every_seed_and_goes_on_where_it_was(tiny_base: str, tmp_path: Path) -> None:
     study = load_study(str(write_study(tmp_path / "small.toml", tiny_base)))
     said: list[str] = []
-    result = run_study(study, tmp_path / "out", said.append)
+    result = run_study(study, tmp_path / "out", said.append, jobs=2)
+    assert "methods: run 4 of 4, 0 min left" in said
     (rows,) = [sweep["rows"] for sweep in result["sweeps"]]
     assert [(row["settings"]["training.method"], row["arm"]) for row in rows] == [
         ("ffa", "federated"), ("ffa", "local"), ("fedavg", "federated"), ("fedavg", "local")
