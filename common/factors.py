@@ -48,6 +48,9 @@ def padded(adapter: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]
     """
     whole = {}
     for name, tensor in adapter.items():
+        if tensor.shape == like[name].shape:
+            whole[name] = tensor
+            continue
         whole[name] = tensor.new_zeros(like[name].shape)
         whole[name].narrow(axis(name), 0, tensor.shape[axis(name)]).copy_(tensor)
     return whole

@@ -38,7 +38,7 @@ from server.lowrank import (
     truncated,
 )
 from server.optimizers import State, Step, carried, sgd
-from server.robust import ACCEPTED, PLAIN, Judgement, Robust, judged
+from server.robust import ACCEPTED, PLAIN, Centre, Judgement, Robust, judged
 
 RESIDUAL = "residual."
 """How the names of the factors begin, in the server's state, that belong into the frozen weight."""
@@ -103,7 +103,7 @@ def weighted_mean(updates: Sequence[Mapping[str, torch.Tensor]], weights: Sequen
     Weights are public numbers (McMahan et al. 2017, arXiv:1602.05629, with n_k replaced by a public weight).
     """
     shares = scaled(weights)
-    return {name: tensor(_sum([matrix(one[name]) for one in updates], shares)) for name in sorted(updates[0])}
+    return {name: _sum([one[name] for one in updates], shares) for name in sorted(updates[0])}
 
 
 def scaled(weights: Sequence[float]) -> list[float]:
@@ -113,11 +113,12 @@ def scaled(weights: Sequence[float]) -> list[float]:
     return [float(share) for share in np.asarray(weights, dtype=np.float64) / np.sum(weights)]
 
 
-def _sum(values: Sequence[Matrix], shares: Sequence[float]) -> Matrix:
-    whole = np.zeros_like(values[0])
+def _sum(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """Return the weighted sum in fp32, added up in float64."""
+    whole = torch.zeros(values[0].shape, dtype=torch.float64)
     for one, share in zip(values, shares, strict=True):
-        whole += share * one
-    return whole
+        whole.add_(one, alpha=share)
+    return whole.float()
 
 
 def combine(method: str, given: Round) -> Outcome:
@@ -174,21 +175,29 @@ def by_consensus(given: Round, rule: Rule) -> Outcome:
 
 def _moved(given: Round) -> tuple[Adapter, State, tuple[Judgement, ...]]:
     """Return the adapter after the server's step on the centre of all changes, before any settling."""
+    mean, verdicts = _centred(given, given.robust.centre) if given.robust.centre else (_mean(given), ())
+    moved, state = given.step(given.shared, mean, given.state, given.rate)
+    return moved, state, verdicts
+
+
+def _mean(given: Round) -> Adapter:
+    """Return the weighted mean of the factors' changes, each shrunk where a screen said so."""
+    changes = [padded(update, given.shared) for update in given.updates]
+    shares = [share * kept for share, kept in zip(given.shares, given.kept_share, strict=True)]
+    return {name: _sum([change[name] for change in changes], shares) for name in sorted(changes[0])}
+
+
+def _centred(given: Round, centre: Centre) -> tuple[Adapter, tuple[Judgement, ...]]:
+    """Return a robust centre of the factors' changes, and a verdict per reply by how much of it was left out."""
     changes = _changes(given)
-    centre = given.robust.centre
     mean: Adapter = {}
     left_out = np.zeros(len(changes))
     for name in sorted(changes[0]):
         values = [change[name] for change in changes]
-        if centre:
-            middle, missed = centre(np.stack([one.ravel() for one in values]))
-            mean[name] = tensor(middle.reshape(values[0].shape))
-            left_out += missed
-        else:
-            mean[name] = tensor(_sum(values, given.shares))
-    verdicts = judged(left_out, sum(value.size for value in changes[0].values())) if centre else ()
-    moved, state = given.step(given.shared, mean, given.state, given.rate)
-    return moved, state, tuple(verdicts)
+        middle, missed = centre(np.stack([one.ravel() for one in values]))
+        mean[name] = tensor(middle.reshape(values[0].shape))
+        left_out += missed
+    return mean, tuple(judged(left_out, sum(value.size for value in changes[0].values())))
 
 
 def _changes(given: Round) -> list[dict[str, Matrix]]:
