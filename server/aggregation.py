@@ -117,7 +117,7 @@ def _sum(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tenso
     """Return the weighted sum in fp32, added up in float64."""
     whole = torch.zeros(values[0].shape, dtype=torch.float64)
     for one, share in zip(values, shares, strict=True):
-        whole.add_(one, alpha=share)
+        whole.add_(one.double().mul_(share))
     return whole.float()
 
 

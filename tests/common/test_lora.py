@@ -50,6 +50,25 @@ def clean(work: Bench) -> Iterator[Bench]:
     put(work.model, initial(work.model, 7))
 
 
+def test_names_and_values_are_those_of_peft(clean: Bench) -> None:
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    other = made_up(lift(clean.model))
+    put(clean.model, other)
+    theirs = get_peft_model_state_dict(clean.model)
+    assert sorted(theirs) == list(lift(clean.model))
+    assert all(torch.equal(theirs[name], tensor) for name, tensor in other.items())
+    set_peft_model_state_dict(clean.model, made_up(other, seed=4))
+    assert digest(lift(clean.model)) == digest(made_up(other, seed=4))
+
+
+def test_what_is_lifted_is_a_copy(clean: Bench) -> None:
+    before = lift(clean.model)
+    kept = digest(before)
+    put(clean.model, made_up(before))
+    assert digest(before) == kept
+
+
 def test_only_the_adapter_can_be_trained(tiny_base: str) -> None:
     model = attach(load_base(tiny_base), LORA)
     free = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
