@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from common.errors import UserError
 from common.files import canonical_json, sha256
 from common.methods import METHODS
 
 ServerOptimizer = Literal["sgd", "adam", "yogi"]
+LocalOptimizer = Literal["sgd", "adam"]
 RobustRule = Literal["none", "norm", "krum", "trimmed", "median"]
 Voices = Literal["equal", "band", "noise"]
 S = TypeVar("S", bound=BaseModel)
@@ -57,6 +58,15 @@ class TrainingSettings(Settings):
     method: Method = Field("fedsvd", description=f"aggregation rule: {', '.join(METHODS)}")
     rounds: Annotated[int, Field(ge=1, le=100_000)] = Field(10, description="rounds of the run")
     local_rate: Annotated[float, Field(gt=0, le=10)] = Field(1.0, description="learning rate of a merchant's steps")
+    local_optimizer: LocalOptimizer = Field(
+        "sgd", description="what a merchant does with a step's noisy gradient: sgd, or adam less the noise's variance"
+    )
+    adam_floor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1e-4, description="least value of adam's corrected second moment (local_optimizer adam)"
+    )
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="pull of every step back to the shared adapter (FedProx's mu); 0: none; costs no privacy"
+    )
     server_optimizer: ServerOptimizer = Field("sgd", description="what the server does with the mean update")
     server_rate: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="learning rate of the server")
     robust: RobustRule = Field("none", description="guard against harmful replies: none, norm, krum, trimmed, median")
@@ -64,7 +74,7 @@ class TrainingSettings(Settings):
         0.2, description="share of merchants that may lie (krum, trimmed)"
     )
     limit: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="largest norm of an update (norm); 0: the round's median"
+        0.0, description="largest norm of an update (norm); 0: a tenth above the median of the round"
     )
     weights: Voices = Field("equal", description="voices: equal, by declared size band, or by declared noise")
     bands: str = Field("", description="declared size bands, `shop-01:large,shop-02:medium`; the others are small")
@@ -83,6 +93,21 @@ class TrainingSettings(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         7, description="seed of the initial adapter; never of noise or of sampling under privacy"
     )
+
+    @field_validator("proximal")
+    @classmethod
+    def _not_past_the_start(cls, proximal: float, info: ValidationInfo) -> float:
+        rate = info.data.get("local_rate", 0.0)
+        if proximal * rate > 1:
+            raise ValueError(f"with local_rate = {rate:g} a step would jump past its start; take at most {1 / rate:g}")
+        return proximal
+
+    @field_validator("weights")
+    @classmethod
+    def _known_noise(cls, weights: str, info: ValidationInfo) -> str:
+        if weights == "noise" and info.data.get("local_optimizer") == "adam":
+            raise ValueError("adam scales every number's noise its own way; take equal or band, or local_optimizer sgd")
+        return weights
 
 
 class FederationSettings(Settings):

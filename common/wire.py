@@ -44,6 +44,10 @@ class TrainAsk:
     adapter: Adapter = field(repr=False)
     residual: Adapter = field(default_factory=dict, repr=False)
     """Factors that belong into the frozen weight; most methods have none."""
+    local_optimizer: str = "sgd"
+    adam_floor: float = 1e-4
+    proximal: float = 0.0
+    """The strength of FedProx's term, as `training.proximal` says it."""
 
     @property
     def digest(self) -> str:
@@ -102,7 +106,7 @@ def unpack_ask(content: RecordDict) -> tuple[TrainAsk, frozenset[str]]:
 
 
 def _types(key: str) -> tuple[type, ...]:
-    if key in ("local_rate", "scale"):
+    if key in ("local_rate", "scale", "adam_floor", "proximal"):
         return float, int
     return (int,) if key in ("round", "seed") else (str,)
 

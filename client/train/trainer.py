@@ -5,7 +5,7 @@
         one gradient a customer          (of a loss that reads the customer's row only; the fast engine or Opacus hooks)
         zero what is not finite, clip to C, add up
         add noise of deviation sigma * C (also when nobody was drawn)
-        divide by the public `divisor`, step
+        divide by the public `divisor`, step        (`steps`: from here on nothing reads a row)
 
 Abadi et al. 2016 (arXiv:1607.00133) with customers as the unit, one row a customer. Every number that shapes the
 mechanism is in `RoundPlan`, the very object the ledger charges; the count of customers shapes nothing.
@@ -29,6 +29,7 @@ from peft import PeftModel
 from client.train.fast import FastGradients, Padding, Precision
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Whole, noisy, poisson
+from client.train.steps import PLAIN_STEP, Anchor, LocalStep, make_optimizer
 from common.lora import Adapter, difference, lift, put
 from common.methods import trained
 from common.privacy.plan import RoundPlan
@@ -74,13 +75,14 @@ def train_round(
     *,
     method: str,
     local_rate: float,
+    step: LocalStep = PLAIN_STEP,
     settings: LocalSettings = LocalSettings(),
 ) -> Adapter:
     """Return the noisy update of the tensors that `method` trains, after `plan.steps` private steps from `adapter`."""
     names = trained(adapter, method, plan.round)
     model.to(settings.device)
     put(model, adapter)
-    with private(model, names, plan, local_rate, randomness, settings) as (engine, optimizer):
+    with private(model, names, plan, local_rate, randomness, settings, step) as (engine, optimizer):
 
         def gradients(drawn: list[int]) -> None:
             per_customer_gradients(engine, customers.rows(drawn, randomness), settings.device)
@@ -136,9 +138,11 @@ def per_customer_gradients(engine: GradSampleModule | FastGradients, rows: Rows,
 
 
 class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Opacus' optimizer with three changes: no row that is not finite, noise from `randomness`, a public divisor."""
+    """Opacus' optimizer with four changes: no row that is not finite, noise from `randomness`, a public divisor, an anchor."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, plan: RoundPlan, randomness: Randomness) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, plan: RoundPlan, randomness: Randomness, pull: float = 0.0
+    ) -> None:
         super().__init__(
             optimizer,
             noise_multiplier=plan.sigma,
@@ -147,6 +151,7 @@ class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self.randomness = randomness
+        self.anchor = Anchor(self.params, pull)
 
     def gradients_of_nobody(self) -> None:
         """Set empty gradients, as if the model had run on zero customers."""
@@ -174,6 +179,11 @@ class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]
             values = noisy(total.detach().cpu().numpy().ravel(), deviation, self.randomness)
             parameter.grad = torch.from_numpy(values).to(total.device, parameter.dtype).view_as(parameter)
 
+    def scale_grad(self) -> None:
+        """Divide by the public divisor; then the gradient is done, and the weights are pulled to where the round began."""
+        super().scale_grad()
+        self.anchor.pull()
+
 
 @contextmanager
 def private(
@@ -183,10 +193,13 @@ def private(
     rate: float,
     randomness: Randomness,
     settings: LocalSettings = BY_HOOKS,
+    step: LocalStep = PLAIN_STEP,
 ) -> Iterator[tuple[GradSampleModule | FastGradients, CustomerDPOptimizer]]:
     """Put engine and optimizer around `model` for as long as the block lasts; only `names` can be trained in it."""
     chosen = [p for name, p in model.named_parameters() if choose(p, name.replace(".default.", ".") in names)]
-    optimizer = CustomerDPOptimizer(torch.optim.SGD(chosen, lr=rate), plan, randomness)
+    variance = (plan.sigma * plan.clip_norm / plan.divisor) ** 2
+    steps = make_optimizer(chosen, rate, step, variance)
+    optimizer = CustomerDPOptimizer(steps, plan, randomness, rate * step.proximal)
     try:
         if settings.dp_engine == "fast":
             yield FastGradients(model, settings.precision, settings.padding), optimizer

@@ -63,6 +63,32 @@ def test_a_key_cannot_be_a_value_and_a_table(flat: dict[str, object]) -> None:
         from_run_config(flat)
 
 
+@pytest.mark.parametrize(
+    ("flat", "parts"),
+    [
+        ({"training.proximal": 2.0, "training.local_rate": 1.0}, ("training.proximal", "2.0", "take at most 1")),
+        ({"training.proximal": -0.1}, ("training.proximal", "-0.1")),
+        ({"training.proximal": float("inf")}, ("training.proximal", "inf")),
+        ({"training.adam_floor": 0.0}, ("training.adam_floor", "0.0")),
+        ({"training.local_optimizer": "lamb"}, ("training.local_optimizer", "lamb")),
+        (
+            {"training.local_optimizer": "adam", "training.weights": "noise"},
+            ("training.weights", "noise", "equal or band"),
+        ),
+    ],
+)
+def test_a_step_that_cannot_be_taken_is_one_line(flat: dict[str, object], parts: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        from_run_config(flat)
+    assert all(part in str(caught.value) for part in parts)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_largest_pull_is_taken() -> None:
+    settings = from_run_config({"training.proximal": 0.5, "training.local_rate": 2.0})
+    assert settings.training.proximal == 0.5
+
+
 def test_every_bad_key_is_named_at_once() -> None:
     with pytest.raises(UserError, match=r"rank = 0: .*; training\.rounds = -1: "):
         parse_settings(FederationSettings, {"lora": {"rank": 0}, "training": {"rounds": -1}}, "settings")
