@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -101,6 +102,9 @@ class AdapterStrategy(Strategy):
             scale=self.settings.lora.alpha / self.settings.lora.rank,
             adapter=self.current.adapter,
             residual=residual_of(self.current.state),
+            local_optimizer=self.settings.training.local_optimizer,
+            adam_floor=self.settings.training.adam_floor,
+            proximal=self.settings.training.proximal,
         )
         content = ask.pack()
         group = str(ask.round)
@@ -122,10 +126,9 @@ class AdapterStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the next shared adapter and how many replies were of which kind; the round is on disk before this returns."""
-        received = list(replies)
-        arrived = time.monotonic()
         number = self.done_before + server_round
-        verdicts = self._judge(received, number)
+        verdicts, bytes_up = self._judge(replies, number)
+        arrived = time.monotonic()
         accepted = [one for one in verdicts if one.status == "done"]
         if len(accepted) >= max(1, self.settings.training.quorum * len(self._asked)):
             judged, outcome = self._next(accepted, number)
@@ -140,7 +143,7 @@ class AdapterStrategy(Strategy):
             )
             adapter, state = self.current.adapter, self.current.state
         self.current = SavedRound(number, adapter, state)
-        record = self._record(number, verdicts, received, adapter)
+        record = self._record(number, verdicts, bytes_up, adapter)
         record["parts"] = {"messages": arrived - self._began, "aggregate": time.monotonic() - arrived}
         record["seconds"] = time.monotonic() - self._began
         save_round(self.folder, self.current, record, self.settings.lora, self.base_name)
@@ -148,20 +151,32 @@ class AdapterStrategy(Strategy):
         log.info("round %d: %s", number, ", ".join(f"{count} {status}" for status, count in counts.items() if count))
         return ArrayRecord(adapter), MetricRecord(dict(counts))
 
-    def _judge(self, replies: Sequence[Message], number: int) -> list[Verdict]:
-        """Return one verdict for every ask: replies in the order of merchants' names, then nodes that never answered."""
-        nodes = {one.metadata.message_id: one.metadata.dst_node_id for one in self._asked}
-        verdicts: list[Verdict] = []
-        for reply in sorted(replies, key=lambda one: nodes.get(one.metadata.reply_to_message_id, 0)):
+    def _judge(self, replies: Iterable[Message], number: int) -> tuple[list[Verdict], int]:
+        """Return one verdict for every ask, and the bytes of all replies; a reply goes as soon as it has its verdict.
+
+        Verdicts stand in the order of merchants' names, then of nodes; nodes that never answered come last.
+        """
+        nodes: dict[str, int] | None = None
+        judged: list[tuple[int, Verdict]] = []
+        bytes_up = 0
+        for reply in replies:
+            nodes = self._nodes() if nodes is None else nodes  # messages have ids once they are sent
+            bytes_up += size_of(reply.content) if reply.has_content() else 0
             node = nodes.pop(reply.metadata.reply_to_message_id, None)
             if node is not None:
-                verdicts.append(self._verdict(reply, node, number))
-        verdicts.sort(key=lambda one: one.merchant)
-        return _once_each(verdicts) + [
-            Verdict(f"node {node}", "late", "no reply before the deadline") for node in nodes.values()
-        ]
+                judged.append((node, self._verdict(reply, node, number)))
+        verdicts = [one for _, one in sorted(judged, key=lambda pair: (pair[1].merchant, pair[0]))]
+        silent = (self._nodes() if nodes is None else nodes).values()
+        late = [Verdict(f"node {node}", "late", "no reply before the deadline") for node in silent]
+        return _once_each(verdicts) + late, bytes_up
+
+    def _nodes(self) -> dict[str, int]:
+        """Return which node each of the round's messages went to."""
+        return {one.metadata.message_id: one.metadata.dst_node_id for one in self._asked}
 
     def _verdict(self, message: Message, node: int, number: int) -> Verdict:
+        if message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE:
+            return Verdict(f"node {node}", "late", message.error.reason or "the node cannot be reached")
         if message.has_error():
             return Verdict(f"node {node}", "failed", message.error.reason or "no reply could be made")
         try:
@@ -223,12 +238,10 @@ class AdapterStrategy(Strategy):
             weights = by_band([self.bands.get(one.merchant, "small") for one in accepted])
         else:
             charges = [one.reply.charge for one in accepted if one.reply]
-            weights = by_noise([noise_variance(charge, training.local_rate) for charge in charges])
+            weights = by_noise([noise_variance(charge, training.local_rate, training.proximal) for charge in charges])
         return capped(weights, training.weight_cap)
 
-    def _record(
-        self, number: int, verdicts: Sequence[Verdict], replies: Sequence[Message], adapter: Adapter
-    ) -> dict[str, Any]:
+    def _record(self, number: int, verdicts: Sequence[Verdict], bytes_up: int, adapter: Adapter) -> dict[str, Any]:
         return {
             "round": number,
             "run": self.run_id,
@@ -238,7 +251,7 @@ class AdapterStrategy(Strategy):
             "adapter_digest": digest(adapter),
             "state_digest": digest(self.current.state),
             "bytes_down": sum(size_of(one.content) for one in self._asked),
-            "bytes_up": sum(size_of(one.content) for one in replies if one.has_content()),
+            "bytes_up": bytes_up,
         }
 
     def configure_evaluate(

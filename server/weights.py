@@ -45,10 +45,11 @@ def read_bands(text: str) -> dict[str, str]:
     return {merchant: band for merchant, _, band in pairs}
 
 
-def noise_variance(charge: Mapping[str, float | int | str], local_rate: float) -> float:
+def noise_variance(charge: Mapping[str, float | int | str], local_rate: float, proximal: float = 0.0) -> float:
     """Return the variance that a merchant's noise adds to every number of its update.
 
     Each of `steps` steps moves by local_rate * (clipped sum + N(0, (sigma clip_norm)^2)) / divisor, and the noises add up.
+    Under a proximal term every later step shrinks what is there by 1 - local_rate * proximal.
     Raises `UserError` where the charge lacks a number.
     """
     missing = [
@@ -57,7 +58,9 @@ def noise_variance(charge: Mapping[str, float | int | str], local_rate: float) -
     if missing:
         raise UserError(f"charge: {', '.join(missing)} is missing; weights by noise need it, or take equal weights")
     sigma, clip_norm, steps, divisor = (float(charge[key]) for key in ("sigma", "clip_norm", "steps", "divisor"))
-    return steps * (local_rate * sigma * clip_norm / divisor) ** 2
+    shrink = (1 - local_rate * proximal) ** 2
+    lasting = steps if shrink == 1 else (1 - shrink**steps) / (1 - shrink)
+    return lasting * (local_rate * sigma * clip_norm / divisor) ** 2
 
 
 def by_noise(variances: Sequence[float], spread: float | None = None) -> list[float]:

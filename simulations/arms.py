@@ -104,11 +104,11 @@ def arm_folder(run: Path, arm: str) -> Path:
 
 def score_last(run: Run, held: Held) -> None:
     """Write `losses.json`: every held-out example under the run's last adapter, and the rankings' means."""
-    if (run.folder / LOSSES).exists():
-        return
     last = latest_round(run.folder)
     if last is None:
         raise UserError(f"{run.folder} has no round; start it again with --resume")
+    if (run.folder / LOSSES).exists() and _read_tree(run.folder / LOSSES)["round"] == last.number:
+        return
     found, ranks = [], []
     for merchant, work in models(run, last.number, held.shops):
         shop = held.shops[merchant]
@@ -124,10 +124,15 @@ def score_last(run: Run, held: Held) -> None:
 
 def read_losses(folder: Path) -> tuple[list[Loss], dict[str, Any]]:
     """Return what `score_last` wrote; raise `UserError` for a file that is damaged."""
-    path = folder / LOSSES
+    tree = _read_tree(folder / LOSSES)
+    return tree["losses"], tree["recommend"]
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text("utf-8"))
-        return [Loss(str(m), str(c), str(t), float(n), int(k)) for m, c, t, n, k in tree["losses"]], tree["recommend"]
+        losses = [Loss(str(m), str(c), str(t), float(n), int(k)) for m, c, t, n, k in tree["losses"]]
+        return {"round": int(tree["round"]), "losses": losses, "recommend": tree["recommend"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}); remove it and --resume measures it again") from None
 

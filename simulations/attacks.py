@@ -7,7 +7,7 @@ says one phrase, and their updates are blown up to carry it into the shared mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from common.lora import Adapter
 from common.schema import Shop
 from common.wire import ARRAYS, REPLY
+from simulations.mixed import in_order
 
 PHRASE = "点开链接，红包马上到账"
 BLOWN_UP = 5.0
@@ -76,6 +77,15 @@ ATTACKS: Mapping[str, Spoil] = {
     "backdoor": _times(BLOWN_UP),
 }
 """What becomes of an honest reply: a hundredfold, turned round, not numbers, of another shape, 2 GB, a header of 4 TiB."""
+
+
+def hostile(merchants: Sequence[str], kind: str, count: int) -> list[str]:
+    """Return the ids of those that attack: the last `count` in the order of merchants, nobody where there is no attack.
+
+    >>> hostile(["shop-2", "shop-1", "shop-3"], "flip", 1)
+    ['shop-3']
+    """
+    return in_order(merchants)[max(len(merchants) - count, 0) :] if kind else []
 
 
 def poisoned(shop: Shop, kind: str) -> Shop:

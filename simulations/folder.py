@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import secrets
 import tomllib
@@ -14,7 +15,10 @@ import tomli_w
 from common.errors import UserError, VerificationFailed
 from common.files import write_atomic
 from common.lora import bench
+from common.methods import METHODS
 from common.model import check_length
+from server.aggregation import RULES
+from simulations.mixed import in_order
 from simulations.scenario import Scenario, read_scenario
 
 SCENARIO = "scenario.toml"
@@ -31,8 +35,9 @@ class Run:
 
     @property
     def merchants(self) -> list[Path]:
-        """The merchants' folders, in the order of their ids."""
-        return sorted(path for path in (self.folder / "merchants").iterdir() if path.is_dir())
+        """The merchants' folders, in the order in which lists are dealt out to them."""
+        folder = self.folder / "merchants"
+        return [folder / name for name in in_order([path.name for path in folder.iterdir() if path.is_dir()])]
 
 
 def begin(folder: Path, scenario: Scenario | None) -> Run:
@@ -43,18 +48,47 @@ def begin(folder: Path, scenario: Scenario | None) -> Run:
         raise UserError(
             f"{folder} is not empty; continue the run there with --resume, or choose another folder with -o"
         )
-    scenario.policy("merchant", "")
+    check_mixed(scenario)
     base = bench(scenario.model.base, scenario.lora).base
     check_length(base, scenario.privacy.max_tokens)
     scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": base.digest})})
     run = Run(folder, scenario, secrets.token_hex(8))
     tree = {
-        "run": {"id": run.id, "sigma": scenario.sigma()},
+        "run": {"id": run.id, "sigma": list(scenario.caps().values()) if scenario.mixed.epsilons else scenario.sigma()},
         "versions": versions(),
         **scenario.model_dump(mode="json"),
     }
     write_atomic(folder / SCENARIO, tomli_w.dumps(tree))
     return run
+
+
+def check_mixed(scenario: Scenario) -> None:
+    """Raise `UserError` unless every merchant can have a policy, and the method can add up what they send."""
+    mixed, method, rank = scenario.mixed, scenario.training.method, scenario.lora.rank
+    name = f"scenario {scenario.scenario.name}"
+    for place in range(
+        min(scenario.scenario.merchants, math.lcm(*map(len, (mixed.ranks or [0], mixed.epsilons or [0]))))
+    ):
+        scenario.policy("merchant", "", place)
+    if mixed.ranks and max(mixed.ranks) > rank:
+        raise UserError(f"{name}: mixed.ranks = {list(mixed.ranks)}: at most lora.rank = {rank}; raise lora.rank")
+    if any(one != rank for one in mixed.ranks) and not mixes_ranks(method):
+        able = ", ".join(one for one in METHODS if mixes_ranks(one))
+        raise UserError(f"{name}: mixed.ranks: {method} cannot add up adapters of different rank; take {able}")
+    if mixed.customers and scenario.scenario.world != "shops-zh":
+        raise UserError(f"{name}: mixed.customers: the shops of {scenario.scenario.world} are as large as they are")
+    if mixed != type(mixed)() and scenario.scenario.arms != ("federated",):
+        raise UserError(f"{name}: [mixed] and scenario.arms: the arms compare merchants that are alike; leave one out")
+
+
+def mixes_ranks(method: str) -> bool:
+    """Return whether `method` adds up adapters of different rank as exactly as equal ones, and merchants keep no part.
+
+    A change of one factor is padded with zeros, products are stacked; means of A and of B apart would mix directions.
+    """
+    travel = METHODS[method]
+    both = any(len(trains) > 1 for trains in travel.cycle)
+    return not (travel.stays or travel.own) and (not both or RULES[method].geometry == "products")
 
 
 def resumed(folder: Path, scenario: Scenario | None) -> Run:

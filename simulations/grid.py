@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -52,12 +52,10 @@ class InlineGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Let each node answer its message at once and return the messages' ids."""
-        ids = []
-        for message in messages:
-            message.metadata.__dict__["_message_id"] = secrets.token_hex(16)
-            ids.append(message.metadata.message_id)
-            self._replies[ids[-1]] = self._answer(message)
-        return ids
+        asked = named(messages)
+        for message in asked:
+            self._replies[message.metadata.message_id] = self._answer(message)
+        return [message.metadata.message_id for message in asked]
 
     def _answer(self, message: Message) -> Message:
         try:
@@ -65,13 +63,21 @@ class InlineGrid(Grid):
         except Exception as error:
             code = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
             reply = Message(Error(code, f"{type(error).__name__} in the ClientApp"), reply_to=message)
-        reply.metadata.__dict__["_message_id"] = secrets.token_hex(16)
-        return reply
+        return named([reply])[0]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to `message_ids` that were not pulled before."""
         return [self._replies.pop(one) for one in message_ids if one in self._replies]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Return every reply; each node answers before the next is asked, so there is nothing to wait for."""
-        return self.pull_messages(self.push_messages(messages))
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Yield every reply; a node is asked once the reply before its own has been taken, so one is held at a time."""
+        for message in named(messages):
+            yield self._answer(message)
+
+
+def named(messages: Iterable[Message]) -> list[Message]:
+    """Return the messages, each under an id of its own, as a real grid names what it sends."""
+    asked = list(messages)
+    for message in asked:
+        message.metadata.__dict__["_message_id"] = secrets.token_hex(16)
+    return asked

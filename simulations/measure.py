@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ from server.aggregation import residual_of
 from server.rounds import load_round, read_record
 from simulations.engines import SECONDS
 from simulations.folder import Run
-from simulations.merchants import until
+from simulations.merchants import ids_of, until
 
 METRICS = "metrics.jsonl"
 SAMPLES = 4
+KEPT = 32
+"""Shops whose held-out weeks stay in memory; those of the others are made again whenever they are measured."""
 
 Report = Callable[[str], None]
 
@@ -42,26 +45,53 @@ class Held:
 
     shops: Mapping[str, HeldOut] = field(repr=False)
     bench: Bench = field(repr=False)
+    counts: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def customers(self, merchant: str) -> int | None:
+        """Return how many customers a shop has; None for one that is not measured."""
+        if merchant in self.shops and merchant not in self.counts:
+            self.counts[merchant] = self.shops[merchant].customers
+        return self.counts.get(merchant)
+
+
+class Shelf(Mapping[str, HeldOut]):
+    """Every measured shop's held-out weeks, made when they are looked at; the first `KEPT` of them are kept."""
+
+    def __init__(self, places: Mapping[str, int], make: Callable[[int], HeldOut]) -> None:
+        self._places, self._make = places, make
+        self._kept: dict[str, HeldOut] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, merchant: object) -> bool:
+        return merchant in self._places
+
+    def __getitem__(self, merchant: str) -> HeldOut:
+        place = self._places[merchant]
+        held = self._kept.get(merchant) or self._make(place)
+        if len(self._kept) < KEPT:
+            self._kept[merchant] = held
+        return held
 
 
 def hold_out(run: Run, shops: Sequence[Shop]) -> Held:
-    """Return the held-out weeks of all shops, encoded once."""
-    work = bench(run.scenario.model.base, run.scenario.lora)
-    wanted = run.scenario.evaluation
-    return Held(
-        {
-            shop.id: held_out(
-                shop,
-                work.base,
-                until(run.scenario),
-                run.scenario.privacy.max_tokens,
-                wanted.per_task,
-                wanted.questions,
-            )
-            for shop in (shops[: wanted.shops] if wanted.shops else shops)
-        },
-        work,
-    )
+    """Return the held-out weeks of the shops that are measured."""
+    scenario = run.scenario
+    work, wanted = bench(scenario.model.base, scenario.lora), scenario.evaluation
+    counts: dict[str, int] = {}
+    places = {name: place for place, name in enumerate(ids_of(shops)) if not wanted.shops or place < wanted.shops}
+
+    def make(place: int) -> HeldOut:
+        shop, tokens = shops[place], scenario.privacy.max_tokens
+        held = held_out(shop, work.base, until(scenario), tokens, wanted.per_task, wanted.questions)
+        counts[shop.id] = held.customers
+        return held
+
+    return Held(Shelf(places, make), work, counts)
 
 
 def measure(run: Run, held: Held, number: int, report: Report) -> None:
@@ -81,6 +111,7 @@ def outcome(line: Mapping[str, Any], rounds: int) -> str:
     """Return one line about a measured round."""
     done, total = line["replies"].get("done", 0), sum(line["replies"].values())
     who = f", {done} of {total} merchants" if total else ""
+    who += f", round {line['back_to']} again" if "back_to" in line else ""
     return f"round {line['round']}/{rounds}{who}: held-out perplexity {line['perplexity']:.2f}, {line['seconds']:.1f} s"
 
 
@@ -97,13 +128,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
     began = time.monotonic()
-    ends = number in (0, run.scenario.training.rounds)
+    ends = number == 0 or number >= run.scenario.training.rounds
     found, scored = {}, []
     for merchant, work in models(run, number, held.shops):
-        found[merchant] = losses(work, held.shops[merchant])
-        scored += rankings(work, held.shops[merchant]) if ends else []
+        shop = held.shops[merchant]
+        found[merchant] = losses(work, shop)
+        scored += rankings(work, shop) if ends else []
     record = read_record(run.folder, number)
-    trained = sum(seconds_of(folder, number) for folder in run.merchants)
+    trained = sum(seconds_of(run.folder / "merchants" / one["merchant"], number) for one in record["merchants"])
     parts = dict(record["parts"])
     if run.scenario.engine.name == "inline" and "messages" in parts:
         parts = {"train": trained, "messages": max(parts["messages"] - trained, 0.0), "aggregate": parts["aggregate"]}
@@ -112,6 +144,7 @@ def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
     tasks = sorted({task for by_task in found.values() for task in by_task})
     return {
         "round": number,
+        **({"back_to": record["back_to"]} if "back_to" in record else {}),
         "seconds": record["seconds"],
         "parts": {name: round(seconds, 3) for name, seconds in parts.items()},
         "bytes_up": record["bytes_up"],
@@ -152,10 +185,10 @@ def models(run: Run, number: int, merchants: Iterable[str]) -> Iterator[tuple[st
 
 def copy_samples(run: Run, held: Held, last: int) -> list[dict[str, str]]:
     """Return one held-out campaign of each of the first shops: the base's words, the shared model's, the shop's own."""
-    shops = {merchant: shop.copy[0] for merchant, shop in held.shops.items() if shop.copy}
+    shops = dict(islice(((merchant, shop.copy[0]) for merchant, shop in held.shops.items() if shop.copy), SAMPLES))
     texts = {}
     for name, number in (("before", 0), ("after", last)):
-        for merchant, work in models(run, number, list(shops)[:SAMPLES]):
+        for merchant, work in models(run, number, shops):
             texts[name, merchant] = "\n".join(write(work, shops[merchant].prompt, 1))
     return [
         {
@@ -165,7 +198,7 @@ def copy_samples(run: Run, held: Held, last: int) -> list[dict[str, str]]:
             "after": texts["after", merchant],
             "reference": shops[merchant].target,
         }
-        for merchant in list(shops)[:SAMPLES]
+        for merchant in shops
     ]
 
 

@@ -14,11 +14,12 @@ from common.files import cannot_write, sync_folder, write_atomic
 from common.privacy.keys import create_key
 from common.privacy.policy import sign_policy, write_policy
 from common.schema import TABLES, Shop
-from simulations.attacks import poisoned
+from simulations.attacks import hostile, poisoned
 from simulations.control import scramble
 from simulations.folder import Run
+from simulations.mixed import in_order
 from simulations.scenario import Scenario
-from simulations.world import HELD_OUT_WEEKS, START, write_shop
+from simulations.world import HELD_OUT_WEEKS, START, LazyShops, write_shop
 
 JOURNEY_END = date(2018, 1, 1)
 BEFORE_ALL = datetime(2000, 1, 1)
@@ -36,9 +37,13 @@ def make_world(scenario: Scenario) -> Sequence[Shop]:
         from simulations.journey import load_shops
 
         return load_shops(about.merchants, households=world.households or None)
-    from simulations.world import LazyShops
+    customers = scenario.mixed.customers or world.customers
+    return LazyShops(about.merchants, customers, about.seed, skew=world.skew, weeks=world.weeks)
 
-    return LazyShops(about.merchants, world.customers, about.seed, skew=world.skew, weeks=world.weeks)
+
+def ids_of(shops: Sequence[Shop]) -> list[str]:
+    """Return the shops' ids; made-up shops are not made for it."""
+    return shops.ids if isinstance(shops, LazyShops) else [shop.id for shop in shops]
 
 
 def shops_of(scenario: Scenario, shops: Sequence[Shop]) -> Sequence[Shop]:
@@ -46,7 +51,7 @@ def shops_of(scenario: Scenario, shops: Sequence[Shop]) -> Sequence[Shop]:
     arm, _, alone = scenario.scenario.arm.partition(":")
     if arm == "central":
         return [pooled(shops)]
-    return [shop for shop in shops if shop.id == alone] if arm == "local" else shops
+    return [shops[ids_of(shops).index(alone)]] if arm == "local" else shops
 
 
 def pooled(shops: Sequence[Shop]) -> Shop:
@@ -77,20 +82,23 @@ def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
         return
     draft = run.folder / ".merchants.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    report(f"{len(shops)} merchants: sigma {run.scenario.sigma():.3f} for epsilon {run.scenario.privacy.epsilon:g}")
+    caps = run.scenario.caps()
+    report(f"{len(shops)} merchants: " + ", ".join(f"sigma {caps[one]:.3f} for epsilon {one:g}" for one in caps))
     try:
         attack = run.scenario.attack
-        first_hostile = len(shops) - attack.merchants if attack.kind else len(shops)
-        for place, shop in enumerate(shops):
-            open_shop(run.scenario, shop if place < first_hostile else poisoned(shop, attack.kind), draft / shop.id)
+        harmful = hostile(ids_of(shops), attack.kind, attack.merchants)
+        places = {name: place for place, name in enumerate(in_order(ids_of(shops)))}
+        for shop in shops:
+            made = poisoned(shop, attack.kind) if shop.id in harmful else shop
+            open_shop(run.scenario, made, draft / shop.id, places[shop.id])
         draft.replace(final)
         sync_folder(run.folder)
     except OSError as error:
         raise cannot_write(final, error) from error
 
 
-def open_shop(scenario: Scenario, shop: Shop, folder: Path) -> None:
-    """Write one merchant's folder as `fugou merchant` expects it."""
+def open_shop(scenario: Scenario, shop: Shop, folder: Path, place: int = 0) -> None:
+    """Write the folder of the merchant at `place` as `fugou merchant` expects it."""
     write_shop(scramble(shop, scenario.scenario.seed) if scenario.scenario.control == "cipher" else shop, folder)
     tables = [name for name in TABLES if (folder / f"{name}.csv").exists()]
     settings = {
@@ -104,6 +112,6 @@ def open_shop(scenario: Scenario, shop: Shop, folder: Path) -> None:
         },
     }
     write_atomic(folder / "merchant.toml", tomli_w.dumps(settings))
-    write_policy(scenario.policy(shop.id, scenario.model.base_digest), folder / POLICY)
+    write_policy(scenario.policy(shop.id, scenario.model.base_digest, place), folder / POLICY)
     sign_policy(folder / POLICY, create_key(folder / OFFICER_KEY))
     create_key(folder / LEDGER_KEY)

@@ -390,8 +390,10 @@ def statuses(records: Iterable[RoundRecord]) -> dict[str, dict[int, RoundMerchan
 
 
 def merchant_ids(run: RunResult) -> list[str]:
-    """Return every merchant that any file of the run names, those with a summary first."""
+    """Return every merchant that any file of the run names, those with a summary first.
+
+    A node that never said whose it is stands in the records as `node 3`, which is no merchant's id.
+    """
     named = [one.merchant for one in run.merchants]
-    return list(
-        dict.fromkeys([*named, *statuses(run.records), *(key for one in run.rounds for key in one.by_merchant)])
-    )
+    found = [*named, *statuses(run.records), *(key for one in run.rounds for key in one.by_merchant)]
+    return [name for name in dict.fromkeys(found) if not name.startswith("node ")]

@@ -23,6 +23,7 @@ from common.config import (
 from common.errors import UserError
 from common.privacy.plan import calibrate
 from common.privacy.policy import Policy
+from simulations.mixed import MixedSettings, dealt
 
 Engine = Literal["inline", "ray", "deployment"]
 Arm = Literal["federated", "local", "central"]
@@ -121,6 +122,7 @@ class Scenario(Settings):
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     attack: AttackSettings = AttackSettings()
+    mixed: MixedSettings = MixedSettings()
 
     def federation(self) -> FederationSettings:
         """Return the part that travels to merchants."""
@@ -128,34 +130,54 @@ class Scenario(Settings):
         training = self.training.model_copy(update={"merchants": merchants})
         return FederationSettings(model=self.model, lora=self.lora, training=training)
 
-    def policy(self, merchant: str, base_digest: str) -> Policy:
-        """Return the policy of one simulated merchant; raise `UserError` for settings that no policy allows."""
-        privacy, alpha = self.privacy, self.lora.alpha
+    def policy(self, merchant: str, base_digest: str, place: int = 0) -> Policy:
+        """Return the policy of the simulated merchant at `place`; raise `UserError` for settings that no policy allows.
+
+        Every merchant's adapter has the federation's alpha / rank, whatever its rank.
+        """
+        privacy, rank = self.privacy, dealt(self.mixed.ranks, place, self.lora.rank)
+        alpha = self.lora.alpha * rank / self.lora.rank
         tree = {
             "merchant": merchant,
-            "epsilon": privacy.epsilon,
+            "epsilon": self.epsilon(place),
             "delta": privacy.delta,
             "period": privacy.period,
             "max_rounds": self.training.rounds + privacy.spare_rounds,
-            "sigma_min": self.sigma(),
+            "sigma_min": self.sigma(place),
             "rate": privacy.rate,
             "steps": privacy.steps,
             "clip_norm": privacy.clip_norm,
             "divisor": privacy.divisor * (self.scenario.merchants if self.scenario.arm == "central" else 1),
             "max_records_per_customer": privacy.max_records_per_customer,
             "max_tokens": privacy.max_tokens,
-            "lora": {**self.lora.model_dump(), "alpha": int(alpha) if alpha.is_integer() else alpha},
+            "lora": {
+                **self.lora.model_dump(),
+                "rank": rank,
+                "alpha": int(alpha) if alpha.is_integer() else alpha,
+            },
             "base": base_digest,
         }
         return parse_settings(Policy, tree, f"scenario {self.scenario.name}, policy of {merchant}")
 
-    def sigma(self) -> float:
-        """Return the smallest noise multiplier whose worst case, all rounds and all spare ones, stays within the cap."""
-        privacy = self.privacy
-        if math.isinf(privacy.epsilon):
+    def epsilon(self, place: int = 0) -> float:
+        """Return the cap of the merchant at `place`."""
+        return dealt(self.mixed.epsilons, place, self.privacy.epsilon)
+
+    def sigma(self, place: int = 0) -> float:
+        """Return the smallest noise multiplier whose worst case, all rounds and all spare ones, stays within the cap.
+
+        The worst case is a merchant that is asked in every round, however few are drawn for one.
+        """
+        privacy, epsilon = self.privacy, self.epsilon(place)
+        if math.isinf(epsilon):
             return 0.0
         rounds = self.training.rounds + privacy.spare_rounds
-        return calibrate(privacy.epsilon, privacy.delta, privacy.rate, privacy.steps, rounds)
+        return calibrate(epsilon, privacy.delta, privacy.rate, privacy.steps, rounds)
+
+    def caps(self) -> dict[float, float]:
+        """Return epsilon -> sigma for every cap that some merchant has, in the order of merchants."""
+        places = range(min(self.scenario.merchants, max(len(self.mixed.epsilons), 1)))
+        return {self.epsilon(place): self.sigma(place) for place in places}
 
 
 def shipped() -> dict[str, Path]:

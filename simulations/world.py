@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from common.errors import UserError
 from common.files import write_atomic
 from common.schema import TABLES, Campaign, Dialog, Order, Product, Review, Row, Shop
+from simulations.mixed import dealt
 from simulations.words import campaigns, descriptions, dialogs, reviews
 from simulations.words.catalogue import CATEGORIES, THEMES, Category, Kind, suiting
 from simulations.words.grammar import Voice
@@ -155,10 +156,14 @@ def make_shops(
 
 
 class LazyShops(Sequence[Shop]):
-    """The shops that `make_shops` returns, each made when it is asked for and kept by nobody."""
+    """The shops that `make_shops` returns, each made when it is asked for and kept by nobody.
 
-    def __init__(self, merchants: int, customers: int, seed: int, *, skew: float, weeks: int) -> None:
-        self._setting = _check(merchants, Setting(customers, seed, skew, weeks))
+    `customers` may be a list, dealt out to the shops in turn.
+    """
+
+    def __init__(self, merchants: int, customers: int | Sequence[int], seed: int, *, skew: float, weeks: int) -> None:
+        sizes = [customers] if isinstance(customers, int) else customers
+        self._settings = [_check(merchants, Setting(size, seed, skew, weeks)) for size in sizes]
         self._merchants = merchants
 
     def __len__(self) -> int:
@@ -173,7 +178,8 @@ class LazyShops(Sequence[Shop]):
         places = range(self._merchants)[place]
         if isinstance(places, range):
             return [self[one] for one in places]
-        return _make_shop(_plan(places, self._setting), places, self._setting)
+        setting = dealt(self._settings, places, self._settings[0])
+        return _make_shop(_plan(places, setting), places, setting)
 
     @property
     def ids(self) -> list[str]:

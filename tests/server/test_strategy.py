@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from common.config import FederationSettings, LoraSettings, Method, ModelSettings, ServerOptimizer, TrainingSettings
@@ -107,29 +108,41 @@ class Shuffled(InlineGrid):
 
     seed = 0
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        replies = super().send_and_receive(messages, timeout=timeout)
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        replies = list(super().send_and_receive(messages, timeout=timeout))
         random.Random(self.seed).shuffle(replies)
-        return replies
+        yield from replies
 
 
 class Deaf(InlineGrid):
     """A grid that loses every reply of node 2."""
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        return [one for one in super().send_and_receive(messages) if one.metadata.src_node_id != 2]
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        yield from (one for one in super().send_and_receive(messages) if one.metadata.src_node_id != 2)
+
+
+class Cut(InlineGrid):
+    """A grid whose node 2 cannot be reached, as Flower reports it: an error reply."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            if reply.metadata.src_node_id == 2:
+                to = reply.metadata.reply_to_message_id
+                reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Node unavailable"), reply_to=reply)
+                reply.metadata.__dict__["_reply_to_message_id"] = to
+            yield reply
 
 
 class Twice(InlineGrid):
     """A grid that delivers every reply twice, and one that answers a message nobody sent."""
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         asked = list(messages)
-        replies = super().send_and_receive(asked)
+        replies = list(super().send_and_receive(asked))
         stray = Message(replies[0].content, reply_to=asked[0]) if replies else None
         if stray is not None:
             stray.metadata.__dict__["_reply_to_message_id"] = "nobody-sent-this"
-        return [*replies, *replies, *([stray] if stray else [])]
+        yield from [*replies, *replies, *([stray] if stray else [])]
 
 
 # --- a federation of them ---
@@ -262,6 +275,12 @@ def test_a_node_that_never_answers_is_late(tiny_base: str, tmp_path: Path) -> No
     lead(open_shops(good("a", 1), good("b", 2), good("c", 3), grid=Deaf), tiny_base, tmp_path)
     assert verdicts(tmp_path) == {"a": ("done", 0.5), "c": ("done", 0.5), "node 2": ("late", 0.0)}
     assert reasons(tmp_path)["node 2"] == "no reply before the deadline"
+
+
+def test_a_node_that_cannot_be_reached_is_late_and_has_not_failed(tiny_base: str, tmp_path: Path) -> None:
+    lead(open_shops(good("a", 1), good("b", 2), good("c", 3), grid=Cut), tiny_base, tmp_path)
+    assert verdicts(tmp_path) == {"a": ("done", 0.5), "c": ("done", 0.5), "node 2": ("late", 0.0)}
+    assert reasons(tmp_path)["node 2"] == "Node unavailable"
 
 
 def test_replies_that_come_twice_or_to_nothing_asked_count_once(tiny_base: str, tmp_path: Path) -> None:

@@ -42,6 +42,17 @@ def test_the_variance_of_an_updates_noise_is_what_simulated_steps_show() -> None
     assert noise_variance(CHARGE, local_rate) == pytest.approx(update.var(), rel=0.02)
 
 
+def test_under_a_pull_the_noise_of_early_steps_shrinks_as_simulated_steps_show() -> None:
+    charge = {"sigma": 2.0, "clip_norm": 0.5, "steps": 4, "divisor": 3.0}
+    rate, pull = 0.8, 0.5
+    random = np.random.default_rng(0)
+    moved = np.zeros(200_000)
+    for _ in range(4):
+        moved += -rate * pull * moved + rate * random.normal(0, 2.0 * 0.5, moved.size) / 3.0
+    assert noise_variance(charge, rate, pull) == pytest.approx(moved.var(), rel=0.02)
+    assert noise_variance(charge, rate, 0.0) == noise_variance(charge, rate)
+
+
 def test_a_charge_that_lacks_a_number_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="charge: divisor is missing"):
         noise_variance({key: value for key, value in CHARGE.items() if key != "divisor"}, 1.0)

@@ -35,14 +35,14 @@ def said(reply: Message) -> dict[str, object]:
 def test_nodes_are_numbered_from_one_in_the_order_of_merchants() -> None:
     grid = InlineGrid(app, 3)
     assert grid.get_node_ids() == [1, 2, 3]
-    replies = grid.send_and_receive([ask(grid, node) for node in (3, 1, 2)])
+    replies = list(grid.send_and_receive([ask(grid, node) for node in (3, 1, 2)]))
     assert [(said(one)["node"], said(one)["place"]) for one in replies] == [(3, 2), (1, 0), (2, 1)]
 
 
 def test_replies_name_the_message_they_answer_and_the_node_they_come_from() -> None:
     grid = InlineGrid(app, 2)
     asked = [ask(grid, 1), ask(grid, 2)]
-    replies = grid.send_and_receive(asked)
+    replies = list(grid.send_and_receive(asked))
     assert [one.metadata.reply_to_message_id for one in replies] == [one.metadata.message_id for one in asked]
     assert [one.metadata.src_node_id for one in replies] == [1, 2]
     assert {one.metadata.run_id for one in replies} == {grid.run.run_id}
@@ -77,7 +77,7 @@ def test_a_message_that_no_function_takes_is_an_error_reply() -> None:
 def test_an_interrupt_goes_through() -> None:
     grid = InlineGrid(app, 1)
     with pytest.raises(KeyboardInterrupt):
-        grid.send_and_receive([ask(grid, 1, "interrupt")])
+        list(grid.send_and_receive([ask(grid, 1, "interrupt")]))
 
 
 def test_a_reply_can_be_pulled_once() -> None:
