@@ -32,6 +32,9 @@ class Judgement:
 
 ACCEPTED = Judgement("accepted", 1.0)
 
+MARGIN = 1.1
+"""How far above the round's median an update may be before `norm` shortens it."""
+
 Screen = Callable[[Matrix], list[Judgement]]
 """Takes the K x K inner products of the changes."""
 Centre = Callable[[Matrix], tuple[Matrix, Matrix]]
@@ -59,12 +62,13 @@ def norms(gram: Matrix) -> Matrix:
 
 
 def norm_bound(gram: Matrix, limit: float = 0.0) -> list[Judgement]:
-    """Return verdicts that scale every change down to norm `limit`; 0 takes the median of this round's norms.
+    """Return verdicts that scale every change down to norm `limit`; 0 takes a little more than this round's median.
 
-    Sun et al. 2019, arXiv:1911.07963: one merchant then moves the mean by at most its weight times the limit.
+    Sun et al. 2019, arXiv:1911.07963: one merchant then moves the mean by at most its weight times the limit. Honest
+    updates under equal noise are almost equally long, as noise is most of them; the margin leaves them as they are.
     """
     lengths = norms(gram)
-    bound = limit or float(np.median(lengths))
+    bound = limit or MARGIN * float(np.median(lengths))
     return [
         ACCEPTED
         if length <= bound
@@ -165,5 +169,5 @@ def robust(name: str, liars: float = 0.2, limit: float = 0.0) -> Robust:
     if not 0 <= liars < 0.5:
         raise UserError(f"liars = {liars}: a share from 0 to below 0.5; where half of the merchants lie nothing helps")
     if not limit >= 0:
-        raise UserError(f"limit = {limit}: a norm above 0, or 0 for the median of the round")
+        raise UserError(f"limit = {limit}: a norm above 0, or 0 for a tenth above the median of the round")
     return ROBUST[name](liars, limit)

@@ -3,6 +3,10 @@
 rounds/0003/adapter/        the shared adapter after round 3, a PEFT folder
 rounds/0003/round.json      who took part, charges as declared, digests, bytes, seconds
 rounds/0003/optimizer.safetensors   the server optimizer's state, where it has one
+
+Rounds are only ever added. A run that goes back to an earlier round gets one more round that is the earlier one again:
+what lies between stays where it is and stays charged, and no round number is asked of a merchant twice, as it would answer
+with what it released before.
 """
 
 from __future__ import annotations
@@ -59,6 +63,39 @@ def latest_round(run: Path) -> SavedRound | None:
     """Return the last whole round of a run, or None before the first."""
     numbers = [int(path.name) for path in (run / ROUNDS).glob("[0-9]*") if path.name.isdigit()]
     return load_round(run, max(numbers)) if numbers else None
+
+
+def roll_back(run: Path, number: int, lora: LoraSettings, base: str) -> SavedRound:
+    """Add a round that is round `number` again, adapter and server's state, and return it; the next one goes on from there.
+
+    Nobody is asked in it and nobody charged. Where the last round is that already, it is returned as it is. Raises
+    `UserError` for a round that the run does not have before its last.
+    """
+    last = latest_round(run)
+    if last is None or not 0 <= number < last.number:
+        have = f"rounds 0 to {last.number}; name one before the last" if last else "no round yet"
+        raise UserError(f"round {number} cannot be gone back to: the run in {run} has {have}")
+    told = read_record(run, last.number)
+    if told.get("back_to") == number:
+        return last
+    earlier = load_round(run, number)
+    again = SavedRound(last.number + 1, earlier.adapter, earlier.state)
+    kept: dict[str, Any] = {key: told[key] for key in ("run", "method", "exact") if key in told}
+    record: dict[str, Any] = {
+        **kept,
+        "round": again.number,
+        "back_to": number,
+        "set_aside": list(range(number + 1, again.number)),
+        "merchants": [],
+        "adapter_digest": digest(again.adapter),
+        "state_digest": digest(again.state),
+        "bytes_down": 0,
+        "bytes_up": 0,
+        "parts": {},
+        "seconds": 0.0,
+    }
+    save_round(run, again, record, lora, base)
+    return again
 
 
 def load_round(run: Path, number: int) -> SavedRound:

@@ -10,7 +10,7 @@ from common.config import LoraSettings
 from common.errors import UserError, VerificationFailed
 from common.lora import A_END, B_END, WEIGHTS, digest, to_bytes
 from server.optimizers import State
-from server.rounds import SavedRound, latest_round, load_round, read_record, round_folder, save_round
+from server.rounds import SavedRound, latest_round, load_round, read_record, roll_back, round_folder, save_round
 
 LORA = LoraSettings(rank=2)
 STATE: State = {"t": torch.tensor(3.0), "m.x": torch.tensor([0.1, -0.2])}
@@ -127,3 +127,56 @@ def test_a_record_is_plain_utf_8_that_people_can_read(tmp_path: Path) -> None:
     text = (save(tmp_path, 1) / "round.json").read_text("utf-8")
     assert "青禾茶铺" in text
     assert json.loads(text)["round"] == 1
+
+
+# --- going back ---
+
+
+def test_going_back_adds_a_round_that_is_the_earlier_one_and_touches_no_other(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path, number, {"t": torch.tensor(float(number))})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = roll_back(tmp_path, 1, LORA, "default")
+    assert (again.number, to_bytes(again.adapter)) == (4, to_bytes(a_round(1).adapter))
+    assert float(again.state["t"]) == 1.0
+    assert {path: path.read_bytes() for path in before} == before
+    latest = latest_round(tmp_path)
+    assert latest is not None
+    assert (latest.number, to_bytes(latest.adapter)) == (4, to_bytes(a_round(1).adapter))
+    record = read_record(tmp_path, 4)
+    assert (record["back_to"], record["set_aside"], record["merchants"]) == (1, [2, 3], [])
+
+
+def test_going_back_twice_to_one_round_is_going_back_once_until_a_round_has_followed(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path, number)
+    assert [roll_back(tmp_path, 1, LORA, "default").number for _ in range(2)] == [4, 4]
+    save(tmp_path, 5)
+    assert roll_back(tmp_path, 1, LORA, "default").number == 6
+    assert read_record(tmp_path, 6)["set_aside"] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("number", [-1, 3, 4])
+def test_a_round_that_is_not_there_before_the_last_is_not_gone_back_to(tmp_path: Path, number: int) -> None:
+    for one in range(4):
+        save(tmp_path, one)
+    with pytest.raises(
+        UserError, match=f"round {number} cannot be gone back to: .* has rounds 0 to 3; name one before"
+    ):
+        roll_back(tmp_path, number, LORA, "default")
+    assert names(tmp_path / "rounds") == ["0000", "0001", "0002", "0003"]
+
+
+def test_a_run_without_a_round_has_none_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no round yet"):
+        roll_back(tmp_path, 0, LORA, "default")
+
+
+def test_a_damaged_round_is_not_gone_back_to(tmp_path: Path) -> None:
+    for one in range(3):
+        save(tmp_path, one)
+    weights = round_folder(tmp_path, 1) / "adapter" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:40])
+    with pytest.raises(UserError, match="cannot be read"):
+        roll_back(tmp_path, 1, LORA, "default")
+    assert names(tmp_path / "rounds") == ["0000", "0001", "0002"]
