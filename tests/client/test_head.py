@@ -3,160 +3,185 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy import stats
 
-from client.data.customers import Basket, Customer
 from client.train import head as heads
-from client.train.head import (
-    FEATURES,
-    ITEMS,
-    Head,
-    HeadData,
-    head_gradients,
-    head_loss,
-    head_row,
-    make_head_data,
-    train_head,
-)
+from client.train.head import Head, HeadData, gradients, make_head_data, train_head, zero_head
 from client.train.sampling import Rehearsal, SecureRandom
-from client.train.trainer import CustomerDPOptimizer, private
+from client.use.ranking.book import Book, make_book, make_shelf
+from client.use.ranking.lists import next_order, score
+from client.use.ranking.rankers import ranked, view
 from common.privacy.plan import RoundPlan
+from common.ranking import FEATURES, PARTS, USUAL_GAP, USUAL_REPEAT
 
-START = datetime(2026, 1, 1)
 PLAN = RoundPlan("shop", "run", 1, 1.0, 1.0, 1, 0.3, 8.0, 1e-6, 4, "p", "a")
+CUTS, UNTIL = (60, 90), 120
+WORDS = ("milk", "tea", "soap", "bread", "rice")
 
 
-def customer(seed: int, baskets: int = 12) -> Customer:
-    """A customer who comes back for a favourite, and now and then for something else."""
-    random = np.random.default_rng(seed)
-    favourite, day, found = f"i{random.integers(0, 9)}", 0, []
-    for _ in range(baskets):
-        day += int(random.integers(4, 10))
-        items = {f"i{one}": f"商品{one}" for one in random.integers(0, 30, 2)}
-        if random.random() < 0.8:
-            items[favourite] = "心头好"
-        found.append(Basket(START + timedelta(days=day), items))
-    return Customer(f"c{seed}", found)
+def book(count: int, seed: int = 0) -> Book:
+    """A shop whose customers come back for a favourite, and now and then for something else; milk most of all."""
+    rows = []
+    for who in range(count):
+        random = np.random.default_rng((seed, who))
+        favourite, day = int(random.integers(0, 20)), int(random.integers(0, 10))
+        while day < UNTIL + 30:
+            rows += [(who, day, int(item)) for item in random.integers(0, 40, 2)]
+            rows += [(who, day, favourite)] * int(random.random() < 0.8) + [(who, day, 0)] * int(random.random() < 0.5)
+            day += int(random.integers(4, 10))
+    shelf = make_shelf((f"i{one:02}", f"{WORDS[one % 5]} {one}", WORDS[one % 5], "food") for one in range(40))
+    return make_book([f"c{who}" for who in range(count)], shelf, *np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 def data(count: int) -> HeadData:
-    return make_head_data([customer(seed) for seed in range(count)])
+    return make_head_data(book(count), CUTS, UNTIL)
 
 
-def weights(seed: int = 3) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).normal(0, 0.3, len(FEATURES)).astype(np.float32))
+def weights(seed: int = 3) -> dict[str, npt.NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
+    return {name: random.normal(0, 0.3, part.shape).astype(np.float32) for name, part in PARTS.items()}
 
 
-def gradients(customers: HeadData, drawn: Sequence[int]) -> torch.Tensor:
-    """Per-customer gradients as the trainer computes them, (B, F)."""
-    head = Head()
-    with torch.no_grad():
-        head.score.weight.copy_(weights()[None, :])
-    with private(head, ["score.weight"], PLAN, 1.0, SecureRandom()) as (hooks, optimizer):
-        optimizer.zero_grad(set_to_none=True)
-        head_gradients(hooks, customers.take(drawn))
-        return torch.cat([p.grad_sample.flatten(1) for p in optimizer.params], 1).detach()
+def losses(head: dict[str, torch.Tensor], shop: Book, who: int) -> torch.Tensor:
+    """Return one customer's four losses added up, from her purchases, by torch."""
+    whole = make_head_data(shop, CUTS, UNTIL)
+    texts, rows = shop.shelf.texts, [at for at, one in enumerate(whole.customer_M) if one == who]
+    words = torch.zeros(len(texts), len(head["gap"]))
+    words.scatter_add_(1, torch.from_numpy(texts.place_XW), torch.from_numpy(texts.value_XW))
+    cuts = []
+    for cut in range(len(CUTS)):
+        valid, bought = torch.from_numpy(whole.valid_NCI[who, cut]), torch.from_numpy(whole.bought_NCI[who, cut])
+        logged = (torch.from_numpy(whole.phi_NCIF[who, cut]) @ head["rank"])[valid].log_softmax(0)
+        if bought.any():
+            cuts.append(-logged[bought[valid]].mean())
+    total = torch.stack(cuts).mean() if cuts else torch.zeros(())
+    mine = shop.before(UNTIL).of(np.arange(len(shop.customers)) == who)
+    if len(mine.item_P):
+        sales = (words @ head["popularity"])[torch.from_numpy(shop.shelf.text_I)].log_softmax(0)
+        total = total - sales[torch.from_numpy(mine.item_P)].mean()
+    times = {int(item): sorted(mine.day_P[mine.item_P == item].tolist()) for item in np.unique(mine.item_P)}
+    said = (words @ head["repeat"] + USUAL_REPEAT)[torch.from_numpy(shop.shelf.text_I)]
+    again = [torch.nn.functional.softplus(-said[i] if len(d) > 1 else said[i]) for i, d in times.items()]
+    gaps = [
+        0.5 * ((words @ head["gap"])[shop.shelf.text_I[i]] + USUAL_GAP - math.log((d[-1] - d[0]) / (len(d) - 1))) ** 2
+        for i, d in times.items()
+        if len(d) > 1
+    ]
+    assert len(rows) == len(times)  # every item of this shelf has a text of its own
+    return total + (torch.stack(again).mean() if again else 0) + (torch.stack(gaps).mean() if gaps else 0)
 
 
-def brute_force(customers: HeadData, one: int) -> torch.Tensor:
-    """One customer's gradient by plain autograd on that row alone, (F,)."""
-    w_F = weights().requires_grad_(True)
-    row = customers.take([one])
-    scores_BCI = torch.from_numpy(row.features_BCIF) @ w_F
-    head_loss(scores_BCI, torch.from_numpy(row.valid_BCI), torch.from_numpy(row.bought_BCI)).sum().backward()
-    assert w_F.grad is not None
-    return w_F.grad
+def brute_force(shop: Book, who: int) -> dict[str, npt.NDArray[np.float32]]:
+    """One customer's gradients by plain autograd."""
+    head = {name: torch.from_numpy(one).requires_grad_(True) for name, one in weights().items()}
+    losses(head, shop, who).backward()
+    return {name: one.grad.numpy() if one.grad is not None else np.zeros(one.shape, "f4") for name, one in head.items()}
 
 
-def test_the_gradients_are_those_of_each_customer_alone() -> None:
-    customers = data(6)
-    together = gradients(customers, range(6))
-    for one in range(6):
-        torch.testing.assert_close(gradients(customers, [one])[0], together[one], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(brute_force(customers, one), together[one], rtol=1e-4, atol=1e-6)
+def test_the_gradients_are_those_of_each_customers_own_loss() -> None:
+    shop = book(4)
+    found = gradients(weights(), make_head_data(shop, CUTS, UNTIL))
+    for who in range(4):
+        for name, expected in brute_force(shop, who).items():
+            np.testing.assert_allclose(found[name][who], expected, rtol=2e-3, atol=2e-5, err_msg=name)
 
 
-def test_planted_fault_a_loss_that_averages_over_the_batch_couples_customers(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = heads.head_loss
-    monkeypatch.setattr(heads, "head_loss", lambda *rows: honest(*rows) / len(rows[0]))
-    customers = data(3)
-    assert not torch.allclose(gradients(customers, [0])[0], gradients(customers, [0, 1, 2])[0], rtol=1e-3)
+def test_a_customers_gradient_is_the_same_whoever_else_shops_there() -> None:
+    few, many = gradients(weights(), data(3)), gradients(weights(), data(9))
+    for name in PARTS:
+        np.testing.assert_allclose(few[name], many[name][:3], rtol=1e-4, atol=1e-7)
 
 
-def released_sum(customers: HeadData, clip: float) -> torch.Tensor:
-    plan = replace(PLAN, sigma=0.0, clip_norm=clip)
-    return -plan.divisor * train_head(weights(), customers, plan, Rehearsal(1), local_rate=1.0)
+def test_planted_fault_a_part_that_reads_all_customers_couples_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = heads.rank_gradients
+    monkeypatch.setattr(heads, "rank_gradients", lambda rank, rows: honest(rank, rows) / len(rows))
+    assert not np.allclose(gradients(weights(), data(3))["rank"], gradients(weights(), data(9))["rank"][:3], rtol=1e-2)
 
 
-@pytest.mark.parametrize("clip", [1e-3, 0.1, 10.0])
-def test_the_clipped_sum_equals_a_loop_over_customers(clip: float) -> None:
-    customers = data(7)
-    total = torch.zeros(len(FEATURES))
-    for one in range(7):
-        gradient = brute_force(customers, one)
-        total += gradient * min(1.0, clip / (float(gradient.norm()) + 1e-6))
-    torch.testing.assert_close(released_sum(customers, clip), total, rtol=1e-3, atol=1e-5)
+def released_sum(count: int, head: Head | None = None) -> dict[str, npt.NDArray[np.float32]]:
+    plan = replace(PLAN, sigma=0.0)
+    found = train_head(head or weights(), data(count), plan, Rehearsal(1))
+    return {name: -plan.divisor * one for name, one in found.items()}
 
 
-@pytest.mark.parametrize("clip", [1e-3, 0.1, 10.0])
-def test_one_customer_more_moves_the_sum_by_at_most_the_clip_norm(clip: float) -> None:
-    moved = released_sum(data(5), clip) - released_sum(data(4), clip)
-    assert float(moved.norm()) <= clip * 1.0001
+def test_the_clipped_sums_equal_a_loop_over_customers() -> None:
+    each, total = gradients(weights(), data(7)), released_sum(7)
+    for name, part in PARTS.items():
+        expected = sum(one * min(1.0, part.clip_norm / float(np.linalg.norm(one))) for one in each[name].astype(float))
+        np.testing.assert_allclose(total[name], expected, rtol=1e-3, atol=1e-5)
 
 
-def test_nobody_drawn_is_noise_alone() -> None:
+def test_one_customer_more_moves_all_parts_together_by_at_most_one_step_of_the_plan() -> None:
+    """In units of each part's noise the whole move is at most 1 / sigma, which is what the plan is charged for."""
+    before, after = released_sum(5), released_sum(6)
+    sigma = 2.0
+    moved = sum(
+        (np.linalg.norm(after[name] - before[name]) / part.deviation(sigma)) ** 2 for name, part in PARTS.items()
+    )
+    assert moved > 0
+    assert math.sqrt(moved) <= 1 / sigma * 1.0001
+
+
+def test_nobody_drawn_is_noise_alone_of_each_parts_own_size() -> None:
     plan = replace(PLAN, steps=3)
-    updates = torch.cat([train_head(weights(), data(0), plan, SecureRandom(), local_rate=1.0) for _ in range(80)])
-    deviation = plan.sigma * plan.clip_norm / plan.divisor * math.sqrt(plan.steps)
-    assert stats.kstest(updates.numpy() / deviation, "norm").pvalue > 1e-7
+    for name, part in PARTS.items():
+        updates = [
+            train_head(zero_head(), data(0), plan, SecureRandom())[name] for _ in range(40 if name == "rank" else 1)
+        ]
+        deviation = part.deviation(plan.sigma) / plan.divisor * math.sqrt(plan.steps)
+        assert stats.kstest(np.concatenate(updates) / deviation, "norm").pvalue > 1e-7
 
 
 def test_planted_fault_no_noise_on_the_head_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def silent(self: CustomerDPOptimizer) -> None:
-        for parameter in self.params:
-            parameter.grad = parameter.summed_grad.view_as(parameter)
-
-    monkeypatch.setattr(CustomerDPOptimizer, "add_noise", silent)
-    assert float(train_head(weights(), data(0), PLAN, SecureRandom(), local_rate=1.0).abs().max()) == 0
+    monkeypatch.setattr(heads, "noisy", lambda total, deviation, randomness: total)
+    found = train_head(zero_head(), data(0), PLAN, SecureRandom())
+    assert all(not one.any() for one in found.values())
 
 
 def test_a_broken_row_contributes_nothing() -> None:
-    honest = released_sum(data(3), 0.1)
-    more = data(4)
-    more.rows.features_BCIF[3] = np.inf
-    torch.testing.assert_close(released_sum(more, 0.1), honest, rtol=1e-4, atol=1e-6)
+    honest, more = released_sum(3), data(4)
+    for field in (more.phi_NCIF, more.sold_ND, more.kept_ND, more.gaps_ND):
+        field[3] = np.inf
+    found = train_head(weights(), more, replace(PLAN, sigma=0.0), Rehearsal(1))
+    for name, one in found.items():
+        np.testing.assert_allclose(-PLAN.divisor * one, honest[name], rtol=1e-3, atol=1e-5)
 
 
-def test_a_row_reads_its_customer_only_and_never_the_basket_it_asks_about() -> None:
-    one = customer(4)
-    whole = head_row(one.baskets)
-    longer = head_row([*one.baskets[:-1], Basket(one.baskets[-1].time, {"new": "新品"})])
-    assert np.array_equal(whole.features_BCIF, longer.features_BCIF)
-    assert not np.array_equal(whole.bought_BCI, longer.bought_BCI)
-    assert whole.features_BCIF.shape[1:] == (ITEMS, len(FEATURES))
-    assert float(np.abs(whole.features_BCIF).max()) <= 4
+def test_the_order_asked_about_is_in_no_feature_and_nothing_from_until_on_counts() -> None:
+    shop = book(5)
+    whole = make_head_data(shop, (90,), 120)
+    shorter = make_head_data(shop.before(90), (90,), 120)
+    assert np.array_equal(whole.phi_NCIF, shorter.phi_NCIF)
+    assert whole.bought_NCI.any()
+    assert not shorter.bought_NCI.any()
+    later = make_head_data(shop.before(120), (90,), 120)
+    assert np.array_equal(whole.sold_ND, later.sold_ND)
+    assert np.array_equal(whole.bought_NCI, later.bought_NCI)
 
 
-def test_customers_with_too_few_baskets_keep_an_empty_row_without_a_gradient() -> None:
-    few = make_head_data([customer(1, baskets=2), customer(2)])
-    found = gradients(few, [0, 1])
-    assert len(few) == 2
-    assert float(found[0].norm()) == 0 < float(found[1].norm())
+def test_customers_without_purchases_keep_a_row_without_a_gradient() -> None:
+    shop = book(3)
+    gone = shop.of(np.array([True, False, True]))
+    found = gradients(weights(), make_head_data(gone, CUTS, UNTIL))
+    for name in PARTS:
+        assert not found[name][1].any()
+        assert found[name][0].any()
 
 
-def test_it_learns_to_rank_what_customers_buy_again_also_with_noise() -> None:
-    customers = data(300)
-    row = customers.take(range(300))
-    tensors = [torch.from_numpy(part) for part in (row.features_BCIF, row.valid_BCI, row.bought_BCI)]
-    w_F, plan = torch.zeros(len(FEATURES)), replace(PLAN, steps=20, rate=0.5, divisor=150.0)
-    before = float(head_loss(tensors[0] @ w_F, tensors[1], tensors[2]).mean())
-    w_F = w_F + train_head(w_F, customers, plan, SecureRandom(), local_rate=2.0)
-    after = float(head_loss(tensors[0] @ w_F, tensors[1], tensors[2]).mean())
-    assert after < 0.9 * before
+def test_it_learns_what_customers_buy_again_also_with_noise() -> None:
+    shop = book(150)
+    rows, plan = make_head_data(shop, CUTS, UNTIL), replace(PLAN, steps=30, sigma=2.0, divisor=150.0)
+    update = train_head(zero_head(), rows, plan, SecureRandom(), local_rate=2.0)
+    seen, truth = view(shop, UNTIL), next_order(shop, UNTIL)
+    backwards = {**update, "rank": -update["rank"]}
+    learned, turned = (float(score(ranked(seen, one), truth).ndcg_U.mean()) for one in (update, backwards))
+    assert learned > turned + 0.05
+    assert len(update["rank"]) == len(FEATURES)
+    said = shop.shelf.texts.times(update["popularity"])
+    assert said[shop.shelf.text_I[0]] == said.max()

@@ -6,11 +6,12 @@ from collections import defaultdict
 from datetime import datetime
 from itertools import pairwise
 
+import polars as pl
 import pytest
 
 from common.errors import UserError
 from common.schema import Shop
-from simulations.journey import LOYAL, _item_id, _tidy, load_shops, split_date
+from simulations.journey import LOYAL, _item_id, _tidy, load_shops, sold, split_date
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,15 @@ def test_too_many_merchants_are_refused_with_the_number_there_is() -> None:
         load_shops(24, min_customers=60)
     with pytest.raises(UserError, match="merchants=0"):
         load_shops(0)
+
+
+def test_what_is_sold_in_columns_is_what_the_shops_hold(largest: Shop) -> None:
+    lines = sold().filter(pl.col("store") == int(largest.id.removeprefix("store-")))
+    rows = zip(lines["household"].to_list(), lines["day"].to_list(), lines["item"].to_list(), strict=True)
+    customers = {order.customer_id for order in largest.orders}
+    found = {(f"h{who}", day, item) for who, day, item in rows if f"h{who}" in customers}
+    days = {(one.customer_id, (one.order_time - datetime(1970, 1, 1)).days, one.item_id) for one in largest.orders}
+    assert found == days
+    named = {product.item_id: (product.name, product.category) for product in largest.products}
+    kinds = dict(zip(lines["item"].to_list(), lines["name"].to_list(), strict=True))
+    assert all(kinds[item] == name for item, (name, _) in named.items())
