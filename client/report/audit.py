@@ -1,7 +1,8 @@
 """What `audit.json` in a merchant's folder says: a lower bound on epsilon that canaries measured, or that there is none.
 
-The file is somebody else's: a field that a report has no place for is passed over, one of the wrong kind makes the
-audit unreadable, and nothing in it can raise. A bound above the claim is a violation whatever the file calls it.
+The file may be somebody else's: a field that a report has no place for is passed over, one of the wrong kind makes the
+audit unreadable, and nothing in it can raise. A bound above the claim is a violation whatever the file calls it, and one
+that the ledger tells of stays one whatever became of the file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from client.audit.hold import held
 from client.report.model import Audit, Check, RocPoint
 from common.files import sha256
 
@@ -49,7 +51,15 @@ class AuditFile(BaseModel):
 
 
 def read_audit(folder: Path, noted: Iterable[Mapping[str, Any]]) -> Audit:
-    """Return what the audit in `folder` found; `noted` are the details of the ledger's AUDIT entries."""
+    """Return what the audit in `folder` found; `noted` are the details of the ledger's AUDIT entries, oldest first."""
+    details = list(noted)
+    found, standing = _from_file(folder, details), held(details)
+    if standing is None or found.state == "violation":
+        return found
+    return Audit(state="violation", reason=f"ledger: audit {str(standing.get('sha256', ''))[:16]}")
+
+
+def _from_file(folder: Path, noted: Iterable[Mapping[str, Any]]) -> Audit:
     path = folder / FILE
     try:
         data = path.read_bytes()

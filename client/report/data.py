@@ -194,8 +194,11 @@ def _rounds(entries: Sequence[Entry]) -> Iterator[tuple[int, str]]:
 # --- the report ---
 
 
-def build(finding: Finding, audience: Audience, at: datetime) -> Report:
-    """Return the report, unsigned; without any figure of privacy loss where the ledger does not hold."""
+def build(finding: Finding, audience: Audience, at: datetime, records: Sequence[int] = RECORDS) -> Report:
+    """Return the report, unsigned; without any figure of privacy loss where the ledger does not hold.
+
+    `records` are the counts for which the loss by record is told beside the customer's; each takes seconds to compute.
+    """
     common: dict[str, Any] = {
         "report_id": str(uuid.uuid4()),
         "generated_at": _moment(at, audience),
@@ -206,7 +209,7 @@ def build(finding: Finding, audience: Audience, at: datetime) -> Report:
         "audit": _audit(finding.audit, audience),
         "signature": model.Signature(kid=_kid(finding.key), value=""),
     }
-    parts = _told(finding, audience) if finding.verdict.ok else _silent(finding, audience)
+    parts = _told(finding, audience, records) if finding.verdict.ok else _silent(finding, audience)
     loss = parts["privacy_loss"]
     common["limitations"] = _limitations(loss)
     return Report(**common, **parts)
@@ -231,10 +234,10 @@ def _silent(finding: Finding, audience: Audience) -> dict[str, Any]:
     }
 
 
-def _told(finding: Finding, audience: Audience) -> dict[str, Any]:
+def _told(finding: Finding, audience: Audience, records: Sequence[int]) -> dict[str, Any]:
     signed, count = finding.book.in_force(), tally(finding)
     policy = signed.policy
-    loss = _loss(finding.book, policy)
+    loss = _loss(finding.book, policy, records)
     left = planning.rounds_within(policy, finding.book.committed(), policy.max_rounds - finding.book.used())
     return {
         "period": model.Period(
@@ -409,14 +412,14 @@ def percent(share: float) -> str:
     return f"{Decimal(repr(share * 100)).quantize(Decimal('0.1'), ROUND_CEILING).normalize():f}"
 
 
-def _loss(book: Book, policy: Policy) -> model.PrivacyLoss:
+def _loss(book: Book, policy: Policy, records: Sequence[int]) -> model.PrivacyLoss:
     spent, life = accountant.merge(book.spent), accountant.merge((*book.former, *book.spent))
     curve = _profile(policy, spent)
     return model.PrivacyLoss(
         headline=_of(policy, _epsilon(policy, spent)),
         with_reserved=_of(policy, _epsilon(policy, book.committed())),
         lifetime=_of(policy, _epsilon(policy, life), period=f"since {book.periods[0]}"),
-        by_unit=tuple(_readings(policy, spent)),
+        by_unit=tuple(_readings(policy, spent, records)),
         accountant=_accountant(policy, spent),
         staircase=_staircase(book, policy),
         profile=curve,
@@ -441,12 +444,12 @@ def _times(history: History, count: int) -> History:
     return tuple(Setting(one.sigma, one.rate, one.steps * count) for one in history)
 
 
-def _readings(policy: Policy, spent: History) -> Iterator[model.Loss]:
+def _readings(policy: Policy, spent: History, records: Sequence[int]) -> Iterator[model.Loss]:
     """Yield the loss of the same rounds for a customer of m shops, and for one with k records were a record the unit."""
     for m in MERCHANTS:
         yield _of(policy, _epsilon(policy, _times(spent, m)), merchants=m)
     if len(spent) == 1 and policy.mode == "schedule":
-        for k in RECORDS:
+        for k in records:
             yield _of(policy, accountant.epsilon_records(k, spent[0], policy.delta), unit="record", records=k)
 
 

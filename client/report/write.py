@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.config import LEDGER, LEDGER_KEY
 from client.officer import existing, verified
-from client.report.data import Finding, build, inspect
+from client.report.data import RECORDS, Finding, build, inspect
 from client.report.model import SILENT, Audience, Report
 from client.report.page import page_of
 from client.report.pdf import pdf_of
@@ -53,6 +53,7 @@ def write_reports(
     lang: Lang | None = None,
     anchors: Sequence[tuple[int, str]] = (),
     at: datetime | None = None,
+    records: Sequence[int] = RECORDS,
 ) -> Made:
     """Write the reports of the merchant in `folder` to `out`: report.html, report.json, report.yaml, report.pdf.
 
@@ -63,7 +64,7 @@ def write_reports(
     key = load_key(folder / LEDGER_KEY)
     _settle(folder, key)
     finding = inspect(folder, anchors)
-    report = sealed(build(finding, audience, at or datetime.now(UTC)), key)
+    report = sealed(build(finding, audience, at or datetime.now(UTC), records), key)
     written = contents(report, formats, lang or language())
     for name, content in written.items():
         write_atomic(out / name, content)

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from client.config import LEDGER, LEDGER_KEY, POLICY
+from client.report.model import read_report
 from client.round import open_ledger
 from common.cli import main
 from common.lora import load
+from common.privacy.accountant import up
 from common.privacy.keys import load_public_key
 from common.privacy.policy import load_policy
 
@@ -149,7 +151,8 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path, tiny_base: str
     from transformers import GPT2LMHeadModel
 
     assert {path.name for path in finished.iterdir()} == {
-        "scenario.toml", "metrics.jsonl", "rounds", "model", "merchants", "report.json", "report.html", "samples.json"
+        "scenario.toml", "metrics.jsonl", "rounds", "model", "merchants", "report.json", "report.html", "samples.json",
+        "federation.json", "federation.html",
     }  # fmt: skip
     model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tiny_base), finished / "model")
     assert any(float(p.abs().max()) > 0 for name, p in model.named_parameters() if "lora_B" in name)
@@ -157,6 +160,22 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path, tiny_base: str
         told = json.loads((merchant / "summary.json").read_text())
         assert told["epsilon"] <= told["epsilon_limit"] == 8.0
         assert (told["delta"], told["unit"], told["charges"]["released"]) == (1e-6, "customer", ROUNDS)
+        report = read_report((merchant / "report.json").read_bytes())
+        assert report.privacy_loss is not None
+        assert report.privacy_loss.headline.epsilon == float(up(told["epsilon"]))
+        assert (merchant / "report.html").exists()
+
+
+def test_the_federations_page_bounds_what_each_merchants_own_ledger_tells(finished: Path) -> None:
+    found = json.loads((finished / "federation.json").read_text("utf-8"))
+    own = {path.name: json.loads((path / "summary.json").read_text()) for path in (finished / "merchants").iterdir()}
+    assert {one["merchant"] for one in found["claims"]} == set(own)
+    for one in found["claims"]:
+        told = own[one["merchant"]]
+        assert one["epsilon"] == float(up(told["epsilon"]))
+        assert (one["delta"], one["unit"], one["period"]) == (told["delta"], told["unit"], told["period"])
+        assert one["received"] == ROUNDS
+    assert not any(told["name"] and told["name"] in (finished / "federation.html").read_text() for told in own.values())
 
 
 def test_nothing_in_a_run_folder_could_bring_randomness_back(finished: Path) -> None:
@@ -219,7 +238,10 @@ def test_an_output_folder_that_holds_another_run_is_left_alone(finished: Path, t
         (["simulate", "--resume"], "needs the run's folder"),
         (["simulate", "--arms", "local"], "name it too"),
         (["simulate", "--arms", "federated,lokal"], "lokal is none of federated, local, central"),
-        (["simulate", "--engine", "deployment", "--base", "BASE"], "not built yet"),
+        (
+            ["simulate", "--engine", "deployment", "--set", "attack.kind=nan", "--base", "BASE"],
+            "attacks and absences need inline or ray",
+        ),
         (["simulate", "--base", "no/such/folder/here"], "does not exist"),
         (["simulate", "--base", "somebody/no-such-gpt2"], "cannot be had from the hub"),
         (["scenarios", "nowhere"], "unknown scenario"),
