@@ -4,7 +4,7 @@ BIN := .venv/bin
 EXTRAS ?= dev,ray,real,databases
 STAMP := .venv/.installed
 
-.PHONY: install simulate test lint bench docs clean
+.PHONY: install simulate test lint bench docs clean deploy-demo
 
 install: $(STAMP)
 
@@ -17,6 +17,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 simulate: install
 	"$(BIN)/fugou" simulate shops-zh $(ARGS)
+
+# A coordinator and three merchants as processes of their own on loopback: TLS, node keys, proxy; needs nginx.
+deploy-demo: install
+	@command -v nginx >/dev/null || { echo "nginx is missing; apt-get install nginx, or name its path in coordinator.nginx" >&2; exit 2; }
+	"$(BIN)/fugou" simulate shops-zh --engine deployment --merchants 3 --rounds 3 $(ARGS)
 
 lint: install
 	"$(BIN)/ruff" check .

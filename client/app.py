@@ -9,6 +9,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.round import take_part
+from client.trust import distrusts
 from common.errors import UserError
 
 log = logging.getLogger("fugou.client")
@@ -21,7 +22,9 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer one round's ask for the merchant whose folder this node was started with."""
-    return answer(message, merchant_folder(context))
+    folder = merchant_folder(context)
+    refusal = distrusts(message.content, folder)
+    return Message(refusal.pack(), reply_to=message) if refusal else answer(message, folder)
 
 
 def merchant_folder(context: Context) -> Path:

@@ -23,9 +23,12 @@ from safetensors.torch import load as from_safetensors
 
 import client
 import common
+from client.audit.hold import check_audit
 from client.config import LEDGER, LEDGER_KEY, OFFICER_KEY, POLICY, MerchantSettings, load_merchant
+from client.train.device import on_device
 from client.train.sampling import randomness_for
 from client.train.state import dataset
+from client.train.steps import LocalStep, fault_of
 from client.train.trainer import LocalSettings, train_round
 from common.config import LoraSettings
 from common.errors import FugouError, Refused, UserError
@@ -39,9 +42,8 @@ from common.lora import (
     bench,
     check_manifest,
     initial,
-    lift,
-    manifest,
     residual_in,
+    shapes,
     to_bytes,
 )
 from common.methods import METHODS
@@ -68,7 +70,7 @@ def take_part(content: object, folder: Path) -> TrainReply:
     """Return the merchant's reply to one round's ask: done, refused (with the public reason) or failed (with none)."""
     merchant, number = folder.name, 0
     try:
-        settings = load_merchant(folder)
+        settings = on_device(load_merchant(folder))
         merchant = settings.merchant.id
         ask, extra = unpack_ask(content)  # type: ignore[arg-type]
         number = ask.round
@@ -108,6 +110,7 @@ def _answer(
                 update = to_bytes(closed.update)
                 ledger.release(reservation, update)
         charge = {**asdict(plan.charge), "divisor": plan.divisor, "delta": plan.delta, "unit": policy.policy.unit}
+        charge["period"] = policy.policy.period
     except Refused as refusal:
         log.warning("%s refuses round %d: %s", settings.merchant.id, ask.round, refusal)
         reason = str(refusal)
@@ -147,6 +150,7 @@ def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
 def examine(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings, ledger: Ledger) -> Bench:
     """Return the merchant's base, ready for the ask; raise `Refused`, booked, when it wants what the policy does not allow."""
     try:
+        check_audit(ledger)
         return compare(ask, extra, policy, settings)
     except Refused as refusal:
         ledger.refuse(str(refusal), {"run": ask.run, "round": ask.round, "extra": sorted(extra)})
@@ -165,8 +169,15 @@ def compare(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: Merc
     check_length(work.base, policy.max_tokens)
     if ask.base_digest != work.base.digest:
         raise Refused(f"base_digest = {ask.base_digest[:16]}…; this merchant holds {work.base.digest[:16]}…")
-    check_tensors(ask, policy, manifest(lift(work.model)))
+    check_tensors(ask, policy, shapes(work.model))
+    if fault := fault_of(step_of(ask), ask.local_rate):
+        raise Refused(fault)
     return work
+
+
+def step_of(ask: TrainAsk) -> LocalStep:
+    """Return how the ask wants weights to be moved."""
+    return LocalStep(ask.local_optimizer, ask.adam_floor, ask.proximal)  # type: ignore[arg-type]
 
 
 def lora_of(policy: Policy, method: str) -> LoraSettings:
@@ -258,6 +269,7 @@ def _trained(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantS
             randomness_for(plan, ask.seed),
             method=ask.method,
             local_rate=ask.local_rate,
+            step=step_of(ask),
             settings=LocalSettings(**settings.train.model_dump(include=LOCAL)),
         )
     after = {name: tensor + change[name] if name in change else tensor for name, tensor in carried.items()}

@@ -10,7 +10,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import FederationSettings, from_run_config
 from common.errors import UserError, VerificationFailed
-from common.lora import bench, check_manifest, digest, initial, lift, manifest
+from common.lora import bench, check_manifest, digest, initial, shapes
 from server.rounds import SavedRound, latest_round, save_round
 from server.strategy import AdapterStrategy
 
@@ -53,7 +53,7 @@ def serve(grid: Grid, settings: FederationSettings, folder: Path, run: str, watc
     start = latest_round(folder) or _first(
         settings, folder, SavedRound(0, initial(work.model, settings.training.seed), {})
     )
-    check_manifest(start.adapter, manifest(lift(work.model)))
+    check_manifest(start.adapter, shapes(work.model))
     strategy = AdapterStrategy(settings, run, folder, start, settings.model.base)
     strategy.start(
         grid,

@@ -11,25 +11,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import answer
-from common.errors import NotBuiltYet, UserError
+from common.errors import UserError
 from server.app import serve
-from simulations.attacks import ATTACKS
+from simulations.attacks import ATTACKS, hostile
 from simulations.folder import Run
 from simulations.grid import InlineGrid
+from simulations.mixed import dealt, is_away
 from simulations.scenario import Scenario
 
 SECONDS = "seconds.jsonl"
+AWAY = "the merchant is away"
 
 
 def check_engine(scenario: Scenario) -> None:
-    """Raise unless the scenario's engine is one that can run here."""
-    if scenario.engine.name == "deployment":
-        raise NotBuiltYet("--engine deployment is not built yet; use inline or ray")
+    """Raise unless the scenario's engine is one that can run it: attackers and absences are made up in one process only."""
+    made_up = bool(scenario.attack.kind) or any(scenario.mixed.away)
+    if scenario.engine.name == "deployment" and made_up:
+        raise UserError("--engine deployment runs honest merchants that stay; attacks and absences need inline or ray")
 
 
 def set_threads(scenario: Scenario) -> None:
@@ -40,6 +44,16 @@ def set_threads(scenario: Scenario) -> None:
 def lead(run: Run, watch: Callable[[int], None]) -> None:
     """Lead all rounds that are still to do on the scenario's engine."""
     logging.getLogger("flwr").setLevel(logging.ERROR)  # its own import sets INFO
+    if run.scenario.engine.name == "deployment":
+        from simulations.deployment import lead_deployed
+
+        lead_deployed(run.folder, run.scenario.federation(), run.id, run.merchants, watch)
+    else:
+        lead_simulated(run, watch)
+
+
+def lead_simulated(run: Run, watch: Callable[[int], None]) -> None:
+    """Lead all rounds that are still to do in this process or on Ray."""
     server = ServerApp()
     settings = run.scenario.federation()
 
@@ -48,8 +62,7 @@ def lead(run: Run, watch: Callable[[int], None]) -> None:
         serve(grid, settings, run.folder, run.id, watch)
 
     merchants = run.merchants
-    attack = run.scenario.attack
-    node = client_app([str(path) for path in merchants], attack.kind, attack.merchants)
+    node = client_app([str(path) for path in merchants], run.scenario)
     if run.scenario.engine.name == "ray":
         lead_on_ray(server, node, len(merchants), run.scenario)
     else:
@@ -57,31 +70,35 @@ def lead(run: Run, watch: Callable[[int], None]) -> None:
         server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
 
 
-def client_app(folders: list[str], attack: str = "", hostile: int = 0) -> ClientApp:
+def client_app(folders: list[str], scenario: Scenario) -> ClientApp:
     """Return a ClientApp whose node i answers for the merchant in `folders[i]`, through the merchant's own code.
 
-    Where there is an `attack`, what the last `hostile` merchants answer is spoiled on its way.
+    A merchant that is away is not reached, and what attackers answer is spoiled on its way.
     """
     app = ClientApp()
-    attackers = folders[len(folders) - hostile :] if attack else []
+    attack, seed = scenario.attack, scenario.training.seed
+    attackers = hostile([Path(folder).name for folder in folders], attack.kind, attack.merchants)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        folder = Path(folders[int(context.node_config["partition-id"])])
+        place, number = int(context.node_config["partition-id"]), int(message.metadata.group_id)
+        if is_away(dealt(scenario.mixed.away, place, 0.0), place, number, seed):
+            return Message(Error(ErrorCode.NODE_UNAVAILABLE, AWAY), reply_to=message)
+        folder = Path(folders[place])
         began = time.monotonic()
         reply = answer(message, folder)
-        if str(folder) in attackers:
-            reply = Message(ATTACKS[attack](reply.content), reply_to=message)
-        note_seconds(folder, message.metadata.group_id, time.monotonic() - began)
+        if folder.name in attackers:
+            reply = Message(ATTACKS[attack.kind](reply.content), reply_to=message)
+        note_seconds(folder, number, time.monotonic() - began)
         return reply
 
     return app
 
 
-def note_seconds(folder: Path, round_: str, seconds: float) -> None:
+def note_seconds(folder: Path, number: int, seconds: float) -> None:
     """Keep how long a merchant took, for the simulator's eyes."""
     with (folder / SECONDS).open("a") as file:
-        file.write(json.dumps({"round": int(round_), "seconds": round(seconds, 4)}) + "\n")
+        file.write(json.dumps({"round": number, "seconds": round(seconds, 4)}) + "\n")
 
 
 def lead_on_ray(server: ServerApp, node: ClientApp, merchants: int, scenario: Scenario) -> None:

@@ -16,7 +16,7 @@ from client.data.dataset import make_dataset
 from client.data.sources import read_shop
 from client.train.sampling import randomness_for
 from client.train.trainer import train_round
-from common.errors import NotBuiltYet, UserError
+from common.errors import UserError
 from common.lora import Adapter, bench, digest, initial, load
 from common.methods import trained
 from common.privacy.plan import plan_round
@@ -38,6 +38,7 @@ def small(base: str, **changes: Any) -> Scenario:
             "model.base": base,
             "lora.rank": 4,
             "training.rounds": 2,
+            "training.robust": "none",
             "privacy.epsilon": math.inf,
             "privacy.rate": 0.5,
             "privacy.steps": 2,
@@ -140,9 +141,10 @@ def test_with_noise_the_same_seed_never_gives_the_same_adapter_twice(tmp_path: P
     assert not same(*(load(run.folder / "model") for run in ends))
 
 
-def test_an_engine_that_is_not_there_says_so(tiny_base: str) -> None:
-    with pytest.raises(NotBuiltYet, match="not built yet"):
-        check_engine(small(tiny_base, **{"engine.name": "deployment"}))
+def test_made_up_attackers_are_refused_on_real_nodes(tiny_base: str) -> None:
+    check_engine(small(tiny_base, **{"engine.name": "deployment"}))
+    with pytest.raises(UserError, match="need inline or ray"):
+        check_engine(small(tiny_base, **{"engine.name": "deployment", "attack.kind": "nan"}))
 
 
 def test_ffa_and_fedsvd_are_one_method_while_a_has_orthonormal_rows_and_everybody_steps_by_sgd(
