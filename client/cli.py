@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 
+from client.joining import join, leave, status
 from client.officer import anchor_option, ledger, plan, policy
+from client.use.verbs import VERBS
 from client.words import say
 from common.cli import announce, as_json, language
-from common.errors import NotBuiltYet, UserError
 
 
 @click.group()
@@ -50,54 +51,6 @@ def recommend(folder: Path, customer: str, count: int, json_: bool) -> None:
     else:
         for offer in offers:
             click.echo(f"{offer.item_id}\t{offer.name}\t{offer.score:.2f}\t{offer.times}")
-
-
-@merchant.command("copy")
-@click.argument("customer")
-@click.option("--product", help="Item id; default: the first recommendation.")
-@click.option("-n", "count", type=click.IntRange(1, 10), default=3, show_default=True, help="How many texts.")
-@click.option("--offer", default="", help="The offer to name, such as 满50减5; nothing else is promised.")
-@click.option("--json", "json_", is_flag=True, help="Print as JSON.")
-@click.pass_obj
-def copy_(folder: Path, customer: str, product: str | None, count: int, offer: str, json_: bool) -> None:
-    """Write repurchase copy for a customer.
-
-    Example: fugou merchant --dir examples/merchant copy c01 -n 2
-    """
-    desk = open_desk(folder)
-    who = desk.customer(customer)
-    item = product or desk.recommend(who, 1)[0].item_id
-    if item not in desk.products:
-        raise UserError(f"product {item!r} is not in this shop's catalogue of {len(desk.products)} items")
-    texts = desk.copy(who, desk.products[item], count, offer=offer)
-    if not texts:
-        announce(f"no text for {item} passed the guard; try another product or more candidates with -n")
-    if json_:
-        as_json(texts)
-    else:
-        click.echo("\n".join(texts))
-
-
-@merchant.command()
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The CSV to write."
-)
-@click.option(
-    "--due-within", type=click.IntRange(0), default=7, show_default=True, metavar="DAYS", help="Customers due by then."
-)
-@click.option("--limit", type=click.IntRange(1), default=1000, show_default=True, help="At most so many customers.")
-@click.pass_obj
-def campaign(folder: Path, output: Path, due_within: int, limit: int) -> None:
-    """Write a campaign CSV: who is due, what to offer, in which words.
-
-    Example: fugou merchant --dir examples/merchant campaign -o campaign.csv --due-within 14
-    """
-    from client.use.campaign import write_campaign
-    from client.use.desk import campaign as lines
-
-    found = list(lines(open_desk(folder), due_within, limit))
-    write_campaign(found, output)
-    announce(f"{len(found)} customers in {output}")
 
 
 @merchant.command()
@@ -213,12 +166,40 @@ def report(
         announce(line)
 
 
-for _command in (plan, policy, ledger):
+@merchant.command("audit")
+@click.option("--canaries", type=int, default=1000, show_default=True, help="How many canaries, from 100 to 20000.")
+@click.option("--json", "json_", is_flag=True, help="Print audit.json.")
+@click.pass_obj
+def audit_(folder: Path, canaries: int, json_: bool) -> None:
+    """Check this install's trainer and measure a lower bound on epsilon with canaries; reads no row, charges nothing.
+
+    Writes audit.json and notes it in the ledger. Exits with 4 on a violation; the merchant then trains nothing until an
+    audit is consistent again.
+
+    Example: fugou merchant audit
+    """
+    quieten()
+    from client.audit.command import audit
+
+    found = audit(folder, canaries, announce)
+    if json_:
+        as_json(found.text())
+
+
+for _command in (plan, policy, ledger, join, leave, status, *VERBS):
     merchant.add_command(_command)
 
 
 def open_desk(folder: Path) -> Any:
     """Return the desk of the merchant in `folder`."""
+    quieten()
+    from client.use.desk import open_desk as open_
+
+    return open_(folder)
+
+
+def quieten() -> None:
+    """Keep what libraries have to say to programmers off the terminal."""
     import os
     import warnings
 
@@ -226,28 +207,3 @@ def open_desk(folder: Path) -> Any:
         warnings.simplefilter("ignore")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from client.use.desk import open_desk as open_
-
-    return open_(folder)
-
-
-def _later(name: str, what: str) -> None:
-    @merchant.command(name, context_settings={"ignore_unknown_options": True}, help=f"{what} (not built yet)")
-    @click.argument("rest", nargs=-1)
-    def command(rest: tuple[str, ...]) -> None:
-        raise NotBuiltYet(f"fugou merchant {name} is not built yet")
-
-
-for _name, _what in {
-    "join": "Run the node for this merchant.",
-    "leave": "Leave the federation.",
-    "status": "Say how this merchant's node stands.",
-    "audit": "Measure a lower bound on epsilon with canaries.",
-    "describe": "Write a product description.",
-    "review": "Say how a review feels.",
-    "profile": "Say what is known of a customer.",
-    "reply": "Draft a service reply.",
-    "evaluate": "Measure the shared model on this shop's later weeks.",
-    "serve": "HTTP API and console.",
-}.items():
-    _later(_name, _what)

@@ -435,6 +435,48 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "含网页标签，模型会照学；请导出纯文字",
         "web page tags, which a model would learn; export plain text",
     ),
+    # taking part in a federation
+    "join_request": (
+        "请把 {file} 交给协调方登记（指纹 {fingerprint}，请通过电话等另一渠道核对）",
+        "send {file} to the coordinator (fingerprint {fingerprint}: compare it by another way, such as the phone)",
+    ),
+    "join_then": (
+        "拿到邀请文件后：fugou merchant join 邀请文件",
+        "once you have the invitation: fugou merchant join INVITATION",
+    ),
+    "join_whom": (
+        "加入 {name}（{address}），协调方密钥指纹 {fingerprint}，请与对方核对",
+        "joining {name} ({address}); the coordinator's key is {fingerprint}: compare it with them",
+    ),
+    "join_done": (
+        "节点在线；随时可以退出：fugou merchant leave。Flower 的遥测、更新检查与运行时装包都已关闭",
+        "the node is online; leave at any time with: fugou merchant leave. Flower's telemetry, update check and run-time "
+        "installation are off",
+    ),
+    "left": (
+        "节点已停止（{count} 个进程）；账本、密钥和模型都在原处",
+        "the node is stopped ({count} processes); ledger, keys and models stay where they are",
+    ),
+    "not_joined": ("还没有加入联邦：fugou merchant join", "not in a federation yet: fugou merchant join"),
+    "node_online": (
+        "{merchant} 在线，协调方 {address}，重启 {restarts} 次",
+        "{merchant} is online at {address}, restarted {restarts} times",
+    ),
+    "node_trying": (
+        "{merchant} 的节点在运行，但还没有连上 {address}（重启 {restarts} 次）",
+        "the node of {merchant} runs and is not let in at {address} yet (restarted {restarts} times)",
+    ),
+    "node_stands": ("{merchant} 的节点没有运行", "the node of {merchant} does not run"),
+    "node_trouble": ("原因：{reason}", "reason: {reason}"),
+    "node_chain": (
+        "看到的共享适配器链：{place}:{link}（与其他商家核对：status --compare）",
+        "chain of shared adapters shown: {place}:{link} (another merchant checks it with: status --compare)",
+    ),
+    "node_no_chain": ("还没有看到过共享适配器", "no shared adapter was shown yet"),
+    "node_off": (
+        "{merchant} 的节点不在线；fugou merchant join 启动它",
+        "the node of {merchant} is not online; fugou merchant join starts it",
+    ),
 }
 
 

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from client.config import MerchantSettings, lexicon, load_merchant
-from client.data.customers import LONG_GAP, Customer, gather, habit, offer_prompt
+from client.data.customers import LONG_GAP, Customer, gather, habit, history_before, offer_prompt
 from client.data.sources import read_shop
-from client.use.campaign import CampaignLine
-from client.use.copywriter import write
-from client.use.guard import clean_copy
+from client.use import describe as descriptions
+from client.use.campaign import CampaignLine, opted_out, sent
+from client.use.copywriter import Copy, Writer, compose, writer_of
+from client.use.facts import Facts, facts_of, said
+from client.use.label import LABELS
+from client.use.overlap import Corpus, corpus_of, training_texts
+from client.use.profile import Tag, profile
 from client.use.recommend import Catalogue, Offer, catalogue, rank
+from client.use.reply import Memory, Reply, answer, read_policies, remember
+from client.use.reviews import Reading, Scores, read_review, usual_scores
+from client.use.templates import copy_of
+from client.use.words import phrase
 from common.config import LoraSettings, parse_settings
 from common.errors import UserError
 from common.lora import Bench, bench, initial, load, put
-from common.schema import Product
-from common.text import PLAIN, Lexicon, attributes_text, keywords
+from common.schema import Dialog, Product, Shop
+from common.text import PLAIN, Lexicon, ago, keywords
+
+COPIED = 0.5
+"""Share of a text's runs in a few customers' or campaigns' own words from which on it is left out."""
+
+RANKED, KEPT = 20, 50_000
+"""Items ranked at once for a customer, and customers whose items are kept."""
+
+USUAL = 32
+"""Reviews over which the model's habit is averaged."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,50 @@ class Desk:
     products: dict[str, Product] = field(repr=False)
     shop: Catalogue = field(repr=False)
     time: datetime
+    book: Shop | None = field(default=None, repr=False)
+    writer: Writer | None = field(default=None, repr=False)
+    """What drafts texts; the model itself unless somebody gathers requests."""
+
+    @property
+    def lang(self) -> str:
+        """The language of the shop's texts."""
+        return self.settings.merchant.lang
+
+    @property
+    def drafts(self) -> Writer:
+        """What drafts texts here."""
+        return self.writer or writer_of(self.bench)
+
+    @cached_property
+    def _ranked(self) -> dict[str, list[Offer]]:
+        return {}
+
+    @cached_property
+    def dialogs(self) -> Sequence[Dialog]:
+        """The shop's dialogs."""
+        return self.book.dialogs if self.book else ()
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Runs of the texts that the shop's customers and campaigns wrote."""
+        return corpus_of(training_texts(self.book) if self.book else ())
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the shop has answered and written down."""
+        return remember(self.dialogs, read_policies(self.settings.folder), self.lang, lexicon(self.settings))
+
+    @cached_property
+    def silent(self) -> frozenset[str]:
+        """The customers who want no messages."""
+        return opted_out(self.settings.folder, self.dialogs)
+
+    @cached_property
+    def usual(self) -> Scores:
+        """What the model says on average to the shop's own reviews."""
+        reviews = self.book.reviews if self.book else ()
+        step = max(1, len(reviews) // USUAL)
+        return usual_scores(self.bench, [one.text for one in reviews[::step]][:USUAL], self.lang)
 
     def customer(self, name: str) -> Customer:
         """Return the customer called `name`."""
@@ -39,22 +102,89 @@ class Desk:
             raise UserError(f"customer {name!r} is not in this shop's files; there are {len(self.customers)} customers")
         return self.customers[name]
 
+    def product(self, item: str) -> Product:
+        """Return the product with the id `item`."""
+        if item not in self.products:
+            raise UserError(f"product {item!r} is not in this shop's catalogue of {len(self.products)} items")
+        return self.products[item]
+
     def recommend(self, customer: Customer, k: int) -> list[Offer]:
-        """Return the `k` best items for `customer`."""
-        return rank(self.bench, customer, self.shop, self.time, self.settings.merchant.lang, k)
+        """Return the `k` best items for `customer`; rows and model of a desk never change, so what was found is kept."""
+        found = self._ranked.get(customer.id)
+        if found is None or len(found) < min(k, len(self.shop.names)):
+            found = rank(self.bench, customer, self.shop, self.time, self.lang, max(k, RANKED))
+            if len(self._ranked) >= KEPT:
+                self._ranked.clear()
+            self._ranked[customer.id] = found
+        return found[:k]
 
     def copy(
         self, customer: Customer, product: Product, count: int, channel: str = "短信", offer: str = ""
     ) -> list[str]:
         """Return up to `count` texts that passed the guard, for `customer` and `product`."""
-        prompt = offer_prompt(customer, product, self.time, channel, offer, self.settings.merchant.lang)
-        given = f"{product.name} {attributes_text(product.attributes)} {offer}"
-        texts = write(self.bench, prompt, max(count, 3))
-        return [text for text in texts if clean_copy([text], given)][:count]
+        return [one.text for one in self.compose(customer, product, count, channel, offer)]
+
+    def compose(
+        self,
+        customer: Customer,
+        product: Product,
+        count: int,
+        channel: str = "短信",
+        offer: str = "",
+        seed: int = 0,
+    ) -> list[Copy]:
+        """Return up to `count` texts for `customer` and `product`, best first; the same seed gives the same texts.
+
+        A text that repeats what few others ever wrote in this shop is left out.
+        """
+        facts, last = self.facts(customer, product, offer)
+        told = product.model_copy(update={"name": facts.name, "attributes": facts.attributes})
+        prompt = offer_prompt(customer, told, self.time, said(channel), facts.offer, self.lang)
+        plain = copy_of(facts, last, self.lang)
+        return self._fresh(compose(self.drafts, prompt, facts, plain, count + 1, seed), facts)[:count]
+
+    def facts(self, customer: Customer, product: Product, offer: str = "") -> tuple[Facts, str]:
+        """Return what may be said to `customer` of `product`, and in a bucket word how long ago it was bought, if it was."""
+        facts, last = facts_of(product, offer), self._last(customer, product)
+        return replace(facts, given=f"{facts.given} {last}"), last
+
+    def at(self, time: datetime, writer: Writer) -> Desk:
+        """Return the desk as of another time, with drafts from `writer`; what the shop's texts are does not change."""
+        other = replace(self, time=time, writer=writer)
+        vars(other)["corpus"] = self.corpus  # kept, where it would be gathered again
+        return other
+
+    def describe(self, product: Product, count: int, seed: int = 0) -> list[Copy]:
+        """Return up to `count` descriptions of `product`, best first."""
+        return descriptions.describe(self.drafts, product, count, self.lang, seed)
+
+    def review(self, text: str) -> Reading:
+        """Return what the review `text` says."""
+        return read_review(self.bench, text, self.lang, self.usual)
+
+    def profile(self, customer: Customer, lang: str = "") -> list[Tag]:
+        """Return what is known of `customer`, tag by tag with its evidence, in the shop's language or another."""
+        return profile(customer, self.products, self.time, lang or self.lang, lexicon(self.settings))
+
+    def reply(self, question: str, status: str = "", intent: str = "") -> Reply:
+        """Return a draft of the answer to `question`, or that a person should answer."""
+        return answer(self.bench, self.memory, question, status, intent)
+
+    def _last(self, customer: Customer, product: Product) -> str:
+        """Return in a bucket word how long ago the customer bought the product; nothing where never, today or long ago."""
+        history = history_before(customer, self.time)
+        last = next((one.time for one in reversed(history) if product.item_id in one.items), None)
+        days = (self.time - last).days if last else 0
+        return ago(days, self.lang) if 3 < days <= 90 else ""
+
+    def _fresh(self, copies: Sequence[Copy], facts: Facts) -> list[Copy]:
+        return [
+            one for one in copies if one.source == "template" or self.corpus.overlap(one.text, facts.given) < COPIED
+        ]
 
 
-def open_desk(folder: Path) -> Desk:
-    """Return the desk of the merchant in `folder`, as of the day after its last order."""
+def open_desk(folder: Path, work: Bench | None = None) -> Desk:
+    """Return the desk of the merchant in `folder`, as of the day after its last order; `work` is the model, if at hand."""
     settings = load_merchant(folder)
     shop = read_shop(settings)
     for table in ("orders", "products"):
@@ -66,7 +196,7 @@ def open_desk(folder: Path) -> Desk:
     products = {product.item_id: product for product in shop.products}
     by_id = {customer.id: customer for customer in customers}
     known = catalogue(customers, names, time, lexicon(settings))
-    return Desk(settings, load_model(settings), by_id, products, known, time)
+    return Desk(settings, work or load_model(settings), by_id, products, known, time, shop)
 
 
 def load_model(settings: MerchantSettings) -> Bench:
@@ -76,6 +206,13 @@ def load_model(settings: MerchantSettings) -> Bench:
         put(work.model, initial(work.model, 0))  # B is zero, so the base answers, whatever the bench carried before
         return work
     folder = settings.model.adapter
+    work = bench(settings.model.base, adapter_shape(folder))
+    put(work.model, load(folder))
+    return work
+
+
+def adapter_shape(folder: Path) -> LoraSettings:
+    """Return the shape of the adapter in `folder`; raise `UserError` where it has none that can be read."""
     try:
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         shape = {"targets": config["target_modules"], "rank": config["r"], "alpha": config["lora_alpha"]}
@@ -83,16 +220,13 @@ def load_model(settings: MerchantSettings) -> Bench:
         raise UserError(
             f"adapter folder {folder} cannot be read: {error}; point [model] adapter at a run's model folder"
         ) from None
-    lora = parse_settings(LoraSettings, shape, f"adapter folder {folder}")
-    work = bench(settings.model.base, lora)
-    put(work.model, load(folder))
-    return work
+    return parse_settings(LoraSettings, shape, f"adapter folder {folder}")
 
 
-def interests(customer: Customer, known: Lexicon = PLAIN) -> str:
+def interests(customer: Customer, known: Lexicon = PLAIN, lang: str = "zh") -> str:
     """Return what the customer's own reviews talk about most, as a clause; nothing where there are none."""
     found = keywords([review.text for review in customer.reviews], 3, known)
-    return f"，评价常提{'、'.join(found)}" if found else ""
+    return phrase(lang, "reason_words", words=("、" if lang == "zh" else ", ").join(found)) if found else ""
 
 
 def due(customer: Customer, time: datetime, days: int) -> bool:
@@ -106,14 +240,25 @@ def due(customer: Customer, time: datetime, days: int) -> bool:
     )
 
 
-def campaign(desk: Desk, within: int, limit: int, channel: str = "短信") -> Iterator[CampaignLine]:
-    """Yield one line for each of the first `limit` customers that are due within `within` days: item, words and why."""
-    ready = [customer for customer in desk.customers.values() if due(customer, desk.time, within)]
-    for customer in ready[:limit]:
-        offer = desk.recommend(customer, 1)[0]
-        texts = desk.copy(customer, desk.products[offer.item_id], 1, channel)
+def campaign(
+    desk: Desk, within: int, limit: int, channel: str = "短信", offer: str = "", seed: int = 0, mark: bool = False
+) -> Iterator[CampaignLine]:
+    """Yield one line for each of the first `limit` customers that are due within `within` days: item, words and why.
+
+    Customers who opted out get none. The same seed, rows and model give the same lines.
+    """
+    ready = (one for one in desk.customers.values() if one.id not in desk.silent and due(one, desk.time, within))
+    for customer in islice(ready, limit):
+        item = desk.recommend(customer, 1)[0]
+        texts = desk.compose(customer, desk.products[item.item_id], 1, channel, offer, seed)
         if texts:
-            gap = habit(customer.baskets, desk.time).gap_days
-            reason = f"买过{offer.times}次，平均{gap}天一单，上次{customer.baskets[-1].time:%Y-%m-%d}"
-            reason += interests(customer, lexicon(desk.settings))
-            yield CampaignLine(customer.id, offer.item_id, offer.name, channel, texts[0], reason)
+            text = sent(texts[0].text, channel, desk.lang, mark)
+            yield _line(desk, customer, item, channel, text)
+
+
+def _line(desk: Desk, customer: Customer, item: Offer, channel: str, text: str) -> CampaignLine:
+    gap = habit(customer.baskets, desk.time).gap_days
+    last = f"{customer.baskets[-1].time:%Y-%m-%d}"
+    reason = phrase(desk.lang, "reason_line", times=item.times, gap=gap, last=last)
+    reason += interests(customer, lexicon(desk.settings), desk.lang)
+    return CampaignLine(customer.id, item.item_id, item.name, channel, text, reason, LABELS[desk.lang])

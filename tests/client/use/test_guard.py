@@ -6,7 +6,7 @@ import pytest
 
 from client.config import load_merchant
 from client.data.sources import read_shop
-from client.use.guard import check, clean_copy
+from client.use.guard import check, clean_copy, judge
 from common.text import attributes_text
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "merchant"
@@ -57,9 +57,9 @@ def test_absolute_and_medical_terms_block(text: str, term: str) -> None:
     assert findings[0].reason.startswith("广告法第")
 
 
-def test_terms_that_need_evidence_only_warn() -> None:
-    assert found("冠军茶师，零添加，第一款") == [("claim", "warn", "冠军"), ("claim", "warn", "零添加")]
-    assert found("最香的一杯") == [("claim", "warn", "最香")]
+def test_terms_that_need_evidence_may_go_out_when_proved() -> None:
+    assert found("冠军茶师，零添加，第一款") == [("claim", "evidence", "冠军"), ("claim", "evidence", "零添加")]
+    assert found("最香的一杯") == [("claim", "evidence", "最香")]
     assert clean_copy(["最香的一杯"], GIVEN) == "最香的一杯"
 
 
@@ -82,6 +82,50 @@ def test_a_number_is_the_same_however_it_is_written() -> None:
     assert check("１５０g，只要1,299元", "150.0g 1299元") == []
     assert check("八折", "8折") == []
     assert check("8%", "8") != []
+
+
+@pytest.mark.parametrize("text", ["还是熟悉的150毫升", "满10减100", "打100", "8件"])
+def test_a_given_number_with_another_unit_or_in_another_offer_blocks(text: str) -> None:
+    assert {kind for kind, *_ in found(text)} == {"number"}
+
+
+@pytest.mark.parametrize("text", ["满100元减10元", "150克一罐", "第二件8折", "省着喝，150 G"])
+def test_a_given_number_may_be_said_in_other_words(text: str) -> None:
+    assert found(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("天天一杯，养胃助眠", "claim"),
+        ("口感媲美母乳", "claim"),
+        ("今晚不醉不归", "claim"),
+        ("别家的都是假货", "claim"),
+        ("稳赚不赔", "claim"),
+        ("包过保过", "claim"),
+        ("转运招财的手串", "claim"),
+        ("This tea cures insomnia", "claim"),
+        ("The world's best tea", "claim"),
+        ("risk-free trial", "claim"),
+        ("七天无理由，仅剩两份", "offer"),
+        ("Free shipping today", "offer"),
+        ("三天内到", "number"),
+    ],
+)
+def test_what_the_law_or_nobody_allows_blocks(text: str, kind: str) -> None:
+    assert (kind, "block") in {(one, level) for one, level, _ in found(text)}
+
+
+def test_what_looks_like_a_banned_term_and_is_none_is_named_with_its_reason() -> None:
+    judged = {
+        one.text: (one.level, one.reason) for one in judge("最近第一次喝，100%棉的包，有机种植", "有机种植 100%棉")
+    }
+    assert {text: level for text, (level, _) in judged.items()} == {
+        "最近": "allowed", "第一": "allowed", "100%": "allowed", "有机": "allowed",
+    }  # fmt: skip
+    assert all(reason for _, reason in judged.values())
+    assert [one.level for one in judge("有机种植", "")] == ["evidence"]
+    assert check("最近有机会", "有机会") == []
 
 
 def test_an_offer_that_nobody_made_blocks() -> None:
