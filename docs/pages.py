@@ -16,6 +16,7 @@ from client.config import MerchantSettings
 from common.cli import fugou
 from common.config import FederationSettings
 from common.privacy.policy import Policy
+from server.config import CoordinatorSettings
 from simulations.scenario import Scenario
 
 HERE = Path(__file__).resolve().parent
@@ -57,6 +58,7 @@ def settings_page() -> str:
         ("Scenario (`simulations/scenarios/*.toml`)", Scenario, "One simulation; any key can be changed with `--set key=value`."),
         ("Federation (travels to merchants)", FederationSettings, "What all sides agree on; nothing of a merchant's privacy."),
         ("Merchant (`merchant.toml`)", MerchantSettings, "The merchant's own; never leaves the shop."),
+        ("Coordinator (`coordinator.toml`)", CoordinatorSettings, "The coordinator's own; merchants get the federation's part."),
         ("Policy (`policy.toml`)", Policy, "Signed by the merchant's privacy officer."),
     ]  # fmt: skip
     for title, kind, words in kinds:

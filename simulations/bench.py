@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +28,13 @@ from pydantic import Field
 
 from common.config import Settings, parse_settings
 from common.errors import UserError
+from simulations import crowd, overhead, upkeep
+from simulations import membership as attack
+from simulations.crowd import Crowd
 from simulations.dp_step import WAYS, DpStep, ratio
+from simulations.load import Serve
+from simulations.load import parts as load_parts
+from simulations.membership import Membership
 
 Tell = Callable[[str], None]
 
@@ -307,17 +315,157 @@ DP_STEP = (
 """A thread that waits for another sleeps, so that seconds of processor are seconds of work."""
 
 
+# --- merchants: one process, a hundred small shops and a thousand ---
+
+
+def merchants(settings: Crowd, folder: Path, tell: Tell) -> Iterator[Measurement]:
+    """Yield one measurement for each number of merchants: a whole private simulation, and its peak over the first one's."""
+    base = settings.base or str(crowd.write_base(folder / "base"))
+    asked = f"{settings.per_round} of them" if settings.per_round else "all"
+    tell(f"merchants: {settings.rounds} rounds, {asked} asked in each, {settings.customers} customers a shop")
+    peaks: list[float] = []
+    for count in settings.merchants:
+        load = os.getloadavg()[0]
+        run = folder / f"run-{count}"
+        usage = measure([*FUGOU, *crowd.arguments(settings, count, base, run)], folder / "output.txt")
+        peaks.append(usage.peak_mib)
+        found = {**crowd.facts(run, count), "peak / first peak": crowd.growth(peaks)}
+        yield Measurement(f"{count} merchants", usage, load, found)
+        shutil.rmtree(run)
+
+
+# --- membership: who was among the customers? ---
+
+
+def membership(settings: Membership, folder: Path, tell: Tell) -> Iterator[Measurement]:
+    """Yield one measurement an arm, with and without noise; the page that is named gets the table."""
+    tell(f"membership: {settings.merchants} shops of {settings.candidates} candidates, {settings.rounds} rounds")
+    arms: list[dict[str, Any]] = []
+    start = "import sys; from simulations.membership import main; main(sys.argv[1:])"
+    for arm in attack.ARMS:
+        load, output = os.getloadavg()[0], folder / "arm.json"
+        usage = measure([sys.executable, "-W", "ignore", "-c", start, settings.model_dump_json(), arm], output)
+        arms.append(last_line(output))
+        yield Measurement(arm, usage, load, attack.facts(arms[-1]))
+    if settings.page:
+        attack.write_table(Path(settings.page), attack.table(settings, arms))
+
+
 def last_line(output: Path) -> dict[str, Any]:
     """Return the JSON object a process ended its output with."""
     found: dict[str, Any] = json.loads(output.read_text("utf-8").strip().splitlines()[-1])
     return found
 
 
+def part_of_upkeep(name: str) -> Callable[[Settings, Path, Tell], Iterator[Measurement]]:
+    """Return the benchmark of one part of a round beside training, run in a process of its own."""
+
+    def run(settings: Settings, folder: Path, tell: Tell) -> Iterator[Measurement]:
+        load, output = os.getloadavg()[0], folder / "facts.json"
+        start = "import sys; from simulations.upkeep import main; main(sys.argv[1:])"
+        usage = measure([sys.executable, "-c", start, name, settings.model_dump_json()], output)
+        yield Measurement(name, usage, load, last_line(output))
+
+    return run
+
+
+# --- round-overhead: a federation without noise, led five ways ---
+
+OVERHEAD = (
+    sys.executable,
+    "-W",
+    "ignore",
+    "-c",
+    "import sys; from simulations.overhead import main; main(sys.argv[1:])",
+)
+
+
+def round_overhead(settings: overhead.Overhead, folder: Path, tell: Tell) -> Iterator[Measurement]:
+    """Yield every run of every way, in turn, each in a process of its own; then ratios of the medians."""
+    peers = folder / "peers"
+    if "pfl" in settings.ways:
+        install(overhead.PFL, peers)
+    given, output = settings.model_dump_json(), folder / "facts.json"
+    measure([*OVERHEAD, given, "ready", str(folder)], output)
+    work, load, began = last_line(output), os.getloadavg()[0], time.perf_counter()
+    courses: dict[str, list[dict[str, Any]]] = {way: [] for way in settings.ways}
+    for repetition in range(settings.repetitions):
+        for way in settings.ways:
+            with on_path(peers):
+                measure([*OVERHEAD, given, way, str(folder)], output)
+            courses[way].append(last_line(output))
+            tell(f"round-overhead: {way}, {repetition + 1} of {settings.repetitions}")
+    usage = Usage(time.perf_counter() - began, 0.0, 0.0)
+    yield Measurement("rounds", usage, load, {**overhead.compare(courses), **work})
+
+
+def install(packages: Sequence[str], folder: Path) -> None:
+    """Put `packages` into `folder` beside ours, without what they depend on; raise `UserError` where that fails."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise UserError(f"pip cannot install {' '.join(packages)}: {said}; leave pfl out of `ways` to go on without it")
+
+
+@contextmanager
+def on_path(folder: Path) -> Iterator[None]:
+    """Let processes started in the block find the packages in `folder`."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+# --- serve: a shop's HTTP service under load ---
+
+
+def serve(settings: Serve, folder: Path, tell: Tell) -> Iterator[Measurement]:
+    """Yield recommendations alone, copy alone, and a mixed load, all on one service in a process of its own."""
+    load = os.getloadavg()[0]
+    for part in load_parts(settings, folder, tell):
+        yield Measurement(part.name, Usage(part.wall, part.cpu, part.peak), load, part.facts)
+        load = os.getloadavg()[0]
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
+    "serve": Benchmark(
+        "a shop's HTTP service: recommendations, copy, and a mixed load of 20 requests a second", Serve, serve
+    ),
     "ingest": Benchmark(
         "order lines through `fugou merchant check`: Parquet, CSV, SQLite, and a CSV ten times as long", Ingest, ingest
     ),
     "dp-step": Benchmark(
         "one step of the adapter: private with the fast engine, with Opacus, and without privacy", DpStep, dp_step
+    ),
+    "merchants": Benchmark(
+        "whole simulations of a hundred and of a thousand small shops: time a merchant-round, and memory",
+        Crowd,
+        merchants,
+    ),
+    "accounting": Benchmark(
+        "epsilon of ten thousand rounds: ours, dp-accounting, Opacus PRV and RDP",
+        upkeep.Accounting,
+        part_of_upkeep("accounting"),
+    ),
+    "aggregation": Benchmark(
+        "replies of a hundred merchants into the next adapter, and the dense form",
+        upkeep.Aggregation,
+        part_of_upkeep("aggregation"),
+    ),
+    "wire": Benchmark("one reply packed, read and checked", upkeep.Wire, part_of_upkeep("wire")),
+    "membership": Benchmark(
+        "an attack on what a small federation releases: who was a customer, with noise and without",
+        Membership,
+        membership,
+    ),
+    "round-overhead": Benchmark(
+        "a federation without noise: fugou, a plain loop, Flower on Ray, pfl; the same adapter at the end",
+        overhead.Overhead,
+        round_overhead,
     ),
 }

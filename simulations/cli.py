@@ -25,7 +25,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--engine",
     type=click.Choice(["inline", "ray", "deployment"]),
-    help="inline: in this process; ray: Flower's engine.",
+    help="inline: in this process; ray: Flower's engine; deployment: real nodes on this machine.",
 )
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of the run.")
 @click.option("--merchants", type=click.IntRange(1), help="Merchants that take part.")
@@ -42,11 +42,17 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--seed", type=click.IntRange(0), help="Seed of the world and of the first adapter; never of noise.")
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder, after a stop or a kill.")
+@click.option(
+    "--from-round",
+    type=click.IntRange(0),
+    help="With --resume: go on from this earlier round; later ones stay on disk and charged.",
+)
 @click.option("--json", "json_", is_flag=True, help="Print the run's result as JSON.")
 def simulate(
     scenario: str | None,
     output: Path | None,
     resume: bool,
+    from_round: int | None,
     changes: tuple[str, ...],
     json_: bool,
     arms: str | None,
@@ -61,13 +67,15 @@ def simulate(
     asked = dotted(changes, arms=parse_arms(arms) if arms is not None else None, **options)
     if resume and output is None:
         raise UserError("--resume needs the run's folder: fugou simulate --resume -o DIR")
+    if from_round is not None and not resume:
+        raise UserError(f"--from-round {from_round} goes with --resume: fugou simulate --resume -o DIR --from-round N")
     chosen = None if resume and scenario is None and not asked else load_scenario(scenario or "shops-zh", asked)
     quiet_libraries()
     from simulations.run import simulate as run_simulation
 
     name = chosen.scenario.name if chosen else "run"
     folder = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    run = run_simulation(chosen, folder, resume=resume, report=announce)
+    run = run_simulation(chosen, folder, resume=resume, report=announce, from_round=from_round)
     if json_:
         as_json((run.folder / "report.json").read_text("utf-8"))
 
@@ -139,15 +147,29 @@ def scenarios(name: str | None, json_: bool) -> None:
 def study(name: str, output: Path | None, jobs: int, json_: bool) -> None:
     """Run a study: settings varied against each other over several seeds, with intervals; a stopped one goes on.
 
+    `recommend` is the one about recommendation on real stores: private federated heads against plain rankers.
+
     Example: fugou study study-methods -o runs/methods
     """
     quiet_libraries()
+    result = recommend(output) if name == "recommend" else sweeps(name, output, jobs)
+    if json_:
+        as_json(result)
+
+
+def recommend(output: Path | None) -> dict[str, Any]:
+    """Return the result of the study of recommendation."""
+    from simulations.recommend import Study, run_recommend
+
+    return run_recommend(Study(), output or Path("runs") / "recommend", announce)
+
+
+def sweeps(name: str, output: Path | None, jobs: int) -> dict[str, Any]:
+    """Return the result of a study of settings."""
     from simulations.study import load_study, run_study
 
     asked = load_study(name)
-    result = run_study(asked, output or Path("runs") / asked.name, announce, jobs)
-    if json_:
-        as_json(result)
+    return run_study(asked, output or Path("runs") / asked.name, announce, jobs)
 
 
 @click.command()

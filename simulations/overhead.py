@@ -1,0 +1,404 @@
+"""One noise-free federation, five ways on the same rows: what `fugou bench round-overhead` runs in processes of its own.
+
+    bare      a Python loop: PEFT, autograd, SGD, the mean of B, on rows that are ready
+    plain     a Python loop around fugou's own training of one merchant, which also reads, poses and encodes the rows
+    fugou     the whole house: Flower's messages, checks, ledgers, checkpoints
+    flower    Flower's own FedAvg on its Ray engine around the bare step
+    pfl       Apple's pfl, SimulatedBackend, around the bare step
+
+`bare` and the two peers get their rows for nothing, `plain` and `fugou` make them anew as merchants do. There is no noise
+and nobody is left out of a step, so all ways must end with the same adapter.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from client.config import load_merchant
+from client.data.dataset import Dataset, make_dataset
+from client.data.sources import read_shop
+from client.train.loss import customer_loss
+from client.train.sampling import poisson, randomness_for
+from client.train.trainer import train_round
+from common.config import Settings
+from common.errors import UserError
+from common.lora import Adapter, Bench, bench, initial, put
+from common.methods import trained
+from common.privacy.plan import RoundPlan, plan_round
+from server.rounds import latest_round
+from simulations.crowd import write_base
+from simulations.engines import lead
+from simulations.folder import Run, begin, resumed
+from simulations.merchants import make_world, prepare
+from simulations.scenario import load_scenario
+
+Way: TypeAlias = Literal["bare", "plain", "fugou", "flower", "pfl"]
+WAYS: tuple[Way, ...] = ("bare", "plain", "fugou", "flower", "pfl")
+PFL = ("pfl==0.6.0", "prv-accountant==0.2.0", "multiprocess", "dill")
+METHOD = "ffa"  # what is averaged is B alone, so that a mean of weights is all that any peer has to do
+UNCLIPPED = 1e6
+RUN, ROWS = "run", "rows.npz"
+
+
+class Overhead(Settings):
+    """The federation that is led."""
+
+    merchants: Annotated[int, Field(ge=1, le=1000)] = Field(4, description="merchants, all asked in every round")
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(1, description="steps of a merchant in a round")
+    rounds: Annotated[int, Field(ge=2, le=1000)] = Field(
+        12, description="rounds; the first warms up and is not counted"
+    )
+    customers: Annotated[int, Field(ge=2, le=1000)] = Field(8, description="customers a shop, all in every step")
+    tokens: Annotated[int, Field(ge=16, le=256)] = Field(64, description="bound of a customer's row")
+    threads: Annotated[int, Field(ge=1, le=256)] = Field(1, description="threads of torch")
+    repetitions: Annotated[int, Field(ge=1, le=100)] = Field(5, description="runs of every way, in turn")
+    ways: tuple[Way, ...] = Field(WAYS, description="ways to compare; pfl is installed into a folder of its own")
+
+
+@dataclass
+class Course:
+    """How a way went: seconds of every round after the first, and the adapter it ended with."""
+
+    seconds: list[float]
+    final: Adapter = field(repr=False)
+
+
+# --- what all ways share ---
+
+
+def open_run(settings: Overhead, folder: Path) -> Run:
+    """Return a new run of that federation in `folder`: base, shops, policies without noise."""
+    base = write_base(folder / "base")
+    changes: dict[str, Any] = {
+        "scenario.merchants": settings.merchants,
+        "world.customers": settings.customers,
+        "world.weeks": 20,
+        "model.base": str(base),
+        "training.method": METHOD,
+        "training.rounds": settings.rounds,
+        "training.robust": "none",
+        "training.local_rate": 0.1,
+        "privacy.epsilon": math.inf,
+        "privacy.spare_rounds": 0,
+        "privacy.rate": 1.0,
+        "privacy.steps": settings.steps,
+        "privacy.clip_norm": UNCLIPPED,
+        "privacy.divisor": float(settings.customers),
+        "privacy.max_tokens": settings.tokens,
+        "engine.threads": settings.threads,
+        "engine.microbatch": settings.customers,
+    }
+    run = begin(folder / RUN, load_scenario("shops-zh", changes))
+    prepare(run, make_world(run.scenario), lambda _: None)
+    return run
+
+
+def plan_of(run: Run, merchant: str, number: int) -> RoundPlan:
+    """Return the plan of one merchant's round."""
+    return plan_round(run.scenario.policy(merchant, run.scenario.model.base_digest), run.id, number, METHOD)
+
+
+def datasets(run: Run, work: Bench) -> dict[str, Dataset]:
+    """Return every merchant's training set, as its node makes it."""
+    found = {}
+    for folder in sorted(run.merchants):
+        settings, privacy = load_merchant(folder), run.scenario.privacy
+        found[folder.name] = make_dataset(
+            read_shop(settings), work.base, privacy.max_tokens, privacy.max_records_per_customer, settings.train.until
+        )
+    return found
+
+
+def write_rows(run: Run, file: Path) -> None:
+    """Write every row that every merchant trains on, (rounds, merchants, steps, customers, tokens), and which ids count."""
+    work = bench(run.scenario.model.base, run.scenario.lora)
+    sets, steps = datasets(run, work), range(run.scenario.privacy.steps)
+    ids, counts = [], []
+    for number in range(1, run.scenario.training.rounds + 1):
+        for merchant, dataset in sets.items():
+            plan = plan_of(run, merchant, number)
+            randomness = randomness_for(plan, run.scenario.training.seed)
+            for _ in steps:
+                rows = dataset.rows(poisson(len(dataset), plan.rate, randomness).tolist(), randomness)
+                ids.append(rows.ids_BT)
+                counts.append(rows.counts_BT)
+    shape = (-1, len(sets), len(steps), *ids[0].shape)
+    np.savez(file, ids=np.stack(ids).reshape(shape), counts=np.stack(counts).reshape(shape))
+
+
+class Ready:
+    """Rows as tensors, by round and merchant, and the model that trains on them: what a bare loop or a peer begins with."""
+
+    def __init__(self, run: Run, file: Path) -> None:
+        scenario = run.scenario
+        self.model = bench(scenario.model.base, scenario.lora).model
+        self.shared = initial(self.model, scenario.training.seed)
+        self.names = trained(self.shared, METHOD, 1)
+        self.rate, self.divisor = scenario.training.local_rate, scenario.privacy.divisor
+        with np.load(file) as kept:
+            self.ids, self.counts = (torch.from_numpy(kept[name]) for name in ("ids", "counts"))
+        put(self.model, self.shared)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name.replace(".default.", ".") in self.names)
+        self.weights = {
+            name.replace(".default.", "."): one for name, one in self.model.named_parameters() if one.requires_grad
+        }
+
+    def loss(self, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
+        """Return what a step goes down on: the customers' losses over the public divisor."""
+        return customer_loss(self.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum() / self.divisor
+
+    def train(self, start: Mapping[str, torch.Tensor], number: int, merchant: int) -> Adapter:
+        """Return the weights after one merchant's round, counted from 0, that began at `start`."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(start[name])
+        optimizer = torch.optim.SGD(self.weights.values(), lr=self.rate)
+        for ids_BT, counts_BT in zip(self.ids[number, merchant], self.counts[number, merchant], strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            self.loss(ids_BT, counts_BT).backward()
+            optimizer.step()
+        return {name: weight.detach().clone() for name, weight in self.weights.items()}
+
+    def start(self) -> Adapter:
+        """Return the weights that train, as the run begins."""
+        return {name: self.shared[name] for name in self.names}
+
+
+class Stopwatch:
+    """Seconds between its strokes, without the first round's."""
+
+    def __init__(self) -> None:
+        self.strokes: list[float] = []
+
+    def stroke(self, *_: object) -> None:
+        """Note that a round has ended (or that the first begins)."""
+        self.strokes.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """Return the length of every round but the first."""
+        return [after - before for before, after in zip(self.strokes[1:], self.strokes[2:], strict=False)]
+
+
+# --- the ways ---
+
+
+def bare(run: Run, file: Path) -> Course:
+    """Lead the rounds as a loop over ready rows."""
+    ready, watch = Ready(run, file), Stopwatch()
+    now = ready.start()
+    watch.stroke()
+    for number in range(run.scenario.training.rounds):
+        each = [ready.train(now, number, merchant) for merchant in range(run.scenario.scenario.merchants)]
+        now = {name: torch.stack([one[name] for one in each]).mean(0) for name in now}
+        watch.stroke()
+    return Course(watch.seconds(), now)
+
+
+def plain(run: Run, file: Path) -> Course:
+    """Lead the rounds as a loop over fugou's own training, without messages, ledgers and checkpoints."""
+    del file
+    scenario, watch = run.scenario, Stopwatch()
+    work = bench(scenario.model.base, scenario.lora)
+    sets, shared = datasets(run, work), initial(work.model, scenario.training.seed)
+    names = trained(shared, METHOD, 1)
+    watch.stroke()
+    for number in range(1, scenario.training.rounds + 1):
+        changes = []
+        for merchant, dataset in sets.items():
+            plan = plan_of(run, merchant, number)
+            randomness, rate = randomness_for(plan, scenario.training.seed), scenario.training.local_rate
+            changes.append(train_round(work.model, shared, dataset, plan, randomness, method=METHOD, local_rate=rate))
+        shared = shared | {n: shared[n] + torch.stack([one[n] for one in changes]).mean(0) for n in names}
+        watch.stroke()
+    return Course(watch.seconds(), {name: shared[name] for name in names})
+
+
+def fugou(run: Run, file: Path) -> Course:
+    """Lead the rounds with everything that a simulation has but its measurements of quality."""
+    del file
+    watch = Stopwatch()
+    lead(run, watch.stroke)
+    last = latest_round(run.folder)
+    assert last is not None
+    return Course(watch.seconds(), {name: last.adapter[name] for name in trained(last.adapter, METHOD, 1)})
+
+
+@functools.lru_cache(maxsize=1)
+def ready_for(folder: str, file: str, threads: int) -> Ready:
+    """Return rows and model, kept in the process that answers for Flower's clients."""
+    torch.set_num_threads(threads)
+    return Ready(resumed(Path(folder), None), Path(file))
+
+
+def flower(run: Run, file: Path) -> Course:
+    """Lead the rounds with Flower's own FedAvg and its Ray engine, one actor."""
+    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.simulation import run_simulation
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    watch, node, server = Stopwatch(), ClientApp(), ServerApp()
+    folder, threads, merchants = str(run.folder), run.scenario.engine.threads, run.scenario.scenario.merchants
+    found: dict[str, Adapter] = {}
+
+    @node.train()
+    def train(message: Message, context: Context) -> Message:
+        ready = ready_for(folder, str(file), threads)
+        start = message.content.array_records["arrays"].to_torch_state_dict()
+        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+        end = ready.train(start, number - 1, int(context.node_config["partition-id"]))
+        records = {"arrays": ArrayRecord(end), "metrics": MetricRecord({"num-examples": 1})}
+        return Message(RecordDict(records), reply_to=message)  # type: ignore[arg-type]
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=merchants)
+        result = strategy.start(
+            grid,
+            ArrayRecord(Ready(run, file).start()),
+            num_rounds=run.scenario.training.rounds,
+            train_config=ConfigRecord(),
+            evaluate_fn=watch.stroke,
+        )
+        found["final"] = dict(result.arrays.to_torch_state_dict())
+
+    resources = {"client_resources": {"num_cpus": os.cpu_count() or 1, "num_gpus": 0.0}}
+    run_simulation(server, node, merchants, backend_config={**resources, "init_args": {"include_dashboard": False}})  # type: ignore[dict-item]
+    return Course(watch.seconds(), found["final"])
+
+
+def pfl(run: Run, file: Path) -> Course:
+    """Lead the rounds with pfl's FederatedAveraging on its SimulatedBackend."""
+    from pfl.aggregate.simulate import SimulatedBackend
+    from pfl.algorithm.base import NNAlgorithmParams
+    from pfl.algorithm.federated_averaging import FederatedAveraging
+    from pfl.callback.base import TrainingProcessCallback
+    from pfl.data.dataset import Dataset as UserDataset
+    from pfl.data.federated_dataset import FederatedDataset
+    from pfl.hyperparam import NNTrainHyperParams
+    from pfl.metrics import Metrics
+    from pfl.model.pytorch import PyTorchModel
+
+    ready, watch = Ready(run, file), Stopwatch()
+    merchants, rounds = run.scenario.scenario.merchants, run.scenario.training.rounds
+    asked = iter(range(merchants * rounds))
+
+    class Module(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.carried = ready.model
+
+        def loss(self, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
+            return ready.loss(ids_BT, counts_BT)
+
+        def metrics(self, *_: object) -> dict[str, Any]:
+            return {}
+
+    class Strokes(TrainingProcessCallback):  # type: ignore[misc]
+        def after_central_iteration(self, *_: object, **__: object) -> tuple[bool, Any]:
+            watch.stroke()
+            return False, Metrics()
+
+    def user(place: int) -> Any:
+        number = place // merchants
+        raw = [each[number, place % merchants].flatten(0, 1) for each in (ready.ids, ready.counts)]
+        return UserDataset(raw_data=raw, user_id=place % merchants)
+
+    model = PyTorchModel(
+        model=Module(),
+        local_optimizer_create=torch.optim.SGD,
+        central_optimizer=torch.optim.SGD(ready.weights.values(), lr=1.0),
+    )
+    watch.stroke()
+    FederatedAveraging().run(
+        NNAlgorithmParams(
+            central_num_iterations=rounds, evaluation_frequency=10**9, train_cohort_size=merchants, val_cohort_size=0
+        ),
+        SimulatedBackend(training_data=FederatedDataset(user, lambda: next(asked)), val_data=None),
+        model,
+        NNTrainHyperParams(
+            local_num_epochs=1, local_learning_rate=ready.rate, local_batch_size=int(ready.ids.shape[3])
+        ),
+        callbacks=[Strokes()],
+    )
+    return Course(watch.seconds(), {name: weight.detach().clone() for name, weight in ready.weights.items()})
+
+
+LEADERS: Mapping[Way, Callable[[Run, Path], Course]] = {
+    "bare": bare,
+    "plain": plain,
+    "fugou": fugou,
+    "flower": flower,
+    "pfl": pfl,
+}
+
+
+def ready_folder(settings: Overhead, folder: Path) -> dict[str, int]:
+    """Write base, run and rows that every way begins from into `folder`; return how much there is to train on."""
+    torch.set_num_threads(settings.threads)
+    run = open_run(settings, folder)
+    write_rows(run, folder / ROWS)
+    with np.load(folder / ROWS) as rows:
+        return {"merchant-rounds": settings.merchants * settings.rounds, "tokens": int(rows["counts"].sum())}
+
+
+def facts_of(settings: Overhead, way: Way, folder: Path) -> dict[str, Any]:
+    """Return seconds a round, seconds in all, and size and checksum of what one way ended with.
+
+    The checksum weighs every number by its place, so that no two different adapters are taken for the same.
+    """
+    torch.set_num_threads(settings.threads)
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        shutil.copytree(folder / RUN, Path(own) / RUN)
+        run = resumed(Path(own) / RUN, None)
+        began = time.perf_counter()
+        course = LEADERS[way](run, folder / ROWS)
+        total = time.perf_counter() - began
+    flat = torch.cat([one.flatten() for _, one in sorted(course.final.items())]).double()
+    checksum = float((flat * torch.arange(1, len(flat) + 1).double().sin()).sum())
+    return {"seconds": course.seconds, "total": total, "norm": float(flat.norm()), "checksum": checksum}
+
+
+def compare(courses: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float | str]:
+    """Return each way's median seconds a round and in all, fugou's over the others', and how far the adapters differ.
+
+    Raises `UserError` when a way ended with another adapter than the first: then it did other work.
+    """
+    each = {way: median(second for one in runs for second in one["seconds"]) for way, runs in courses.items()}
+    facts: dict[str, float | str] = {f"{way} s a round": seconds for way, seconds in each.items()}
+    facts |= {f"{way} s in all": median(one["total"] for one in runs) for way, runs in courses.items()}
+    facts |= {f"fugou / {way}": each["fugou"] / each[way] for way in each if way != "fugou" and "fugou" in each}
+    ends = {way: one for way, runs in courses.items() for one in runs}
+    first = next(iter(ends.values()))
+    for way, one in ends.items():
+        if abs(one["checksum"] - first["checksum"]) > 1e-5 * first["norm"]:
+            raise UserError(f"{way} ended with checksum {one['checksum']}, not {first['checksum']}: it did other work")
+    spread = max(abs(one["checksum"] - first["checksum"]) for one in ends.values())
+    return {**facts, "checksum": first["checksum"], "spread of checksums": spread}
+
+
+def main(given: Sequence[str]) -> None:
+    """Print the facts of one way, or of what was made ready for all of them, as a JSON object."""
+    settings, folder = Overhead.model_validate_json(given[0]), Path(given[2])
+    way = next((way for way in WAYS if way == given[1]), None)
+    print(json.dumps(facts_of(settings, way, folder) if way else ready_folder(settings, folder)))

@@ -1,0 +1,69 @@
+"""The round-overhead benchmark: every way does the same work, and one that does other work is not compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import UserError
+from simulations.bench import install, on_path, run_benchmarks
+from simulations.overhead import Overhead, Stopwatch, compare, facts_of, ready_folder
+
+SMALL = Overhead(merchants=2, steps=2, rounds=3, customers=3, repetitions=1, ways=("bare", "plain", "fugou"))
+
+
+def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_path: Path) -> None:
+    work = ready_folder(SMALL, tmp_path)
+    assert work["merchant-rounds"] == 6
+    assert work["tokens"] > 100
+    courses: dict[str, list[dict[str, Any]]] = {way: [facts_of(SMALL, way, tmp_path)] for way in SMALL.ways}
+    facts = compare(courses)
+    assert float(facts["fugou / plain"]) > 0
+    assert all(len(runs[0]["seconds"]) == 2 for runs in courses.values())
+    assert courses["plain"][0]["checksum"] == courses["fugou"][0]["checksum"]
+    assert courses["bare"][0]["norm"] > 0
+
+
+def test_a_way_that_did_other_work_is_not_compared() -> None:
+    course = {"seconds": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
+    with pytest.raises(UserError, match="it did other work"):
+        compare({"bare": [course], "fugou": [{**course, "checksum": 0.6}]})
+
+
+def test_ratios_are_of_medians() -> None:
+    course = {"seconds": [1.0, 5.0, 2.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
+    facts = compare({"bare": [course], "fugou": [{**course, "seconds": [4.0]}]})
+    assert facts["fugou / bare"] == 2.0
+    assert facts["bare s a round"] == 2.0
+
+
+def test_the_first_round_is_not_counted() -> None:
+    watch = Stopwatch()
+    watch.strokes = [0.0, 10.0, 11.0, 13.0]
+    assert watch.seconds() == [1.0, 2.0]
+
+
+def test_it_runs_by_name_in_processes_of_its_own() -> None:
+    said: list[str] = []
+    changes = {**SMALL.model_dump(), "rounds": 2, "ways": ["bare", "fugou"]}
+    found = run_benchmarks(["round-overhead"], {"round-overhead": changes}, said.append)
+    facts = found["benchmarks"]["round-overhead"]["measurements"][0]["facts"]
+    assert facts["fugou / bare"] > 0
+    assert facts["merchant-rounds"] == 4
+
+
+def test_a_package_that_cannot_be_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(UserError, match=r"pip cannot install no-such-package: .*leave pfl out"):
+        install(["no-such-package"], tmp_path / "peers")
+
+
+def test_the_path_is_as_before_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    with on_path(tmp_path):
+        assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}mine"
+    assert os.environ["PYTHONPATH"] == "mine"
