@@ -254,14 +254,14 @@ def rounds(folder: Path, number: int | None, json_: bool) -> None:
 @click.argument("number", metavar="N", type=click.IntRange(0))
 @click.pass_obj
 def rollback(folder: Path, number: int) -> None:
-    """Go back to the newest run's round N; `run --resume` goes on from there, under a new name.
+    """Go back to the newest run's round N, as a new round; `run --resume --rounds M` goes on from there.
 
     Example: fugou coordinator rollback 2
     """
     from server.deploy import runs
 
-    led = runs.roll_back(_open(folder), number)
-    click.echo(say("taken_back", round=number, id=led.id))
+    again = runs.roll_back(_open(folder), number)
+    click.echo(say("taken_back", round=number, again=again.number))
 
 
 @coordinator.command()

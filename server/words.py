@@ -76,8 +76,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "nothing_to_stop": ("没有正在进行的运行", "no run is going on"),
     "taken_back": (
-        "已退回到第 {round} 轮，作为 {id} 继续；后面的轮次留在 taken-back。商家已花的预算不会退还",
-        "back at round {round}, to go on as {id}; later rounds are kept in taken-back. What merchants were charged stays charged",
+        "第 {again} 轮就是第 {round} 轮的模型，下一轮从这里继续；原来的轮次都保留。商家已花的预算不会退还",
+        "round {again} is round {round} again; the next goes on from it, no round is lost, and charges stay charged",
     ),
     "exported": ("已导出到 {folder}", "exported to {folder}"),
     "reported": ("报告：{file}", "report: {file}"),

@@ -1,14 +1,13 @@
 """Runs of a coordinator: begun, followed, stopped, gone on with, taken back.
 
 A run keeps its name when it is resumed, so that a merchant asked twice for one round sends what it sent and charges
-nothing. A run that is taken back to an earlier round goes on under a new name: its rounds are new work.
+nothing. A run that is taken back to an earlier round goes on under new round numbers: they are new work.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from server.config import load_coordinator
 from server.deploy.app import COORDINATOR, RUN, STATE
 from server.deploy.control import run_status, start_run, stop_run
 from server.deploy.layout import Layout
-from server.rounds import ROUNDS, read_record, round_folder
+from server.rounds import ROUNDS, SavedRound, read_record
+from server.rounds import roll_back as repeat_round
 
-SETTINGS, TAKEN_BACK = "settings.json", "taken-back"
+SETTINGS = "settings.json"
 POLL = 0.5
 START_PATIENCE = 300.0
 """Seconds between asking for a run and its ServerApp saying that it runs."""
@@ -187,25 +187,12 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [read_record(folder, number) for number in finished_rounds(folder)]
 
 
-def roll_back(layout: Layout, number: int) -> CoordinatorRun:
-    """Return a run that goes on after round `number` of the newest one; what came later is kept in `taken-back`.
+def roll_back(layout: Layout, number: int) -> SavedRound:
+    """Add to the newest run a round that is its round `number` again, and return it; no round is taken away or used twice.
 
     Raises `UserError` when there is no such round or the run runs now. What merchants were charged stays charged.
     """
     run = latest(layout)
-    numbers = finished_rounds(run.folder)
     if run.state == "running":
         raise UserError(f"run {run.id} runs now; `fugou coordinator stop` stops it")
-    if number not in numbers:
-        raise UserError(
-            f"run {run.id} has rounds {numbers[0] if numbers else 0} to {numbers[-1] if numbers else 0}, not {number}"
-        )
-    new = f"{run.id.partition('+')[0]}+{secrets.token_hex(4)}"
-    for later in (one for one in numbers if one > number):
-        kept = run.folder / TAKEN_BACK / run.id / f"{later:04d}"
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(round_folder(run.folder, later), kept)
-    run = CoordinatorRun(run.folder, new, run.settings)
-    _write(run)
-    (run.folder / STATE).unlink(missing_ok=True)
-    return run
+    return repeat_round(run.folder, number, run.settings.lora, run.settings.model.base)

@@ -236,8 +236,8 @@ def test_neighbouring_data_sets_run_the_same_steps_shapes_and_divisor(work: Benc
 def test_planted_fault_a_divisor_taken_from_the_customers_is_seen(work: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = CustomerDPOptimizer.__init__
 
-    def from_data(self: Any, optimizer: Any, plan: RoundPlan, randomness: Randomness) -> None:
-        honest(self, optimizer, replace(plan, divisor=float(seen)), randomness)
+    def from_data(self: Any, optimizer: Any, plan: RoundPlan, *rest: Any) -> None:
+        honest(self, optimizer, replace(plan, divisor=float(seen)), *rest)
 
     monkeypatch.setattr(CustomerDPOptimizer, "__init__", from_data)
     seen = 31

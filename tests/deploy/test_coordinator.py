@@ -199,14 +199,13 @@ def finished(layout: Layout, rounds: int) -> runs.CoordinatorRun:
     return run
 
 
-def test_going_back_keeps_the_later_rounds_aside_and_goes_on_under_a_new_name(layout: Layout) -> None:
+def test_going_back_adds_a_round_that_is_the_earlier_one_again(layout: Layout) -> None:
     run = finished(layout, 3)
-    back = runs.roll_back(layout, 1)
-    assert runs.finished_rounds(back.folder) == [0, 1]
-    assert back.id != run.id
-    assert runs.resume(layout, None).id == back.id
-    assert sorted(path.name for path in (run.folder / "taken-back" / run.id).iterdir()) == ["0002", "0003"]
-    with pytest.raises(UserError, match="has rounds 0 to 1, not 7"):
+    assert runs.roll_back(layout, 1).number == 4
+    assert runs.finished_rounds(run.folder) == [0, 1, 2, 3, 4]
+    assert runs.resume(layout, 6).id == run.id
+    assert runs.records(run.folder)[4]["set_aside"] == [2, 3]
+    with pytest.raises(UserError, match="round 7 cannot be gone back to"):
         runs.roll_back(layout, 7)
 
 
