@@ -350,7 +350,7 @@ def status(folder: Path) -> NodeStatus:
 def online(folder: Path) -> bool:
     """Return whether the SuperNode that runs now has been let in and has not lost the coordinator since."""
     lines = _log(folder, "supernode")
-    began, let_in, lost, back = (_last(lines, mark) for mark in ("Starting Flower SuperNode", HELLO, LOST, FOUND))
+    began, let_in, lost, back = (_last(lines, mark) for mark in (processes.STARTED, HELLO, LOST, FOUND))
     return let_in > began and lost <= max(let_in, back)
 
 

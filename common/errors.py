@@ -2,7 +2,6 @@
 
     FugouError                    exit 1   ours: a bug
     ├── UserError                 exit 2   bad input or usage: a file, a key, a folder
-    │   └── NotBuiltYet           exit 2   a verb of the contract that has no code behind it yet
     ├── Refused                   exit 3   the merchant's policy says no
     │   └── BudgetSpent           exit 3   the next charge would pass the cap
     ├── VerificationFailed        exit 4   a ledger, signature or digest that does not hold
@@ -24,10 +23,6 @@ class UserError(FugouError):
     """Input or usage that cannot be worked with."""
 
     exit_code = 2
-
-
-class NotBuiltYet(UserError):
-    """A verb that is promised and not there yet."""
 
 
 class Refused(FugouError):

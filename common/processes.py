@@ -35,6 +35,8 @@ FIRST_PAUSE, LONGEST_PAUSE, STEADY = 1.0, 15.0, 60.0
 """Seconds before a restart, at first and at most; a service that ran for `STEADY` seconds begins anew."""
 PATIENCE = 15.0
 """Seconds between asking a process to end and ending it."""
+STARTED = "== supervisor starts"
+"""How the line begins that a log gets before each start of its service: what stands above it is of an earlier life."""
 LARGEST_LOG = 16 << 20
 TICK = 0.1
 
@@ -196,6 +198,8 @@ class Supervisor:
         if log_path.exists() and log_path.stat().st_size > LARGEST_LOG:
             log_path.replace(log_path.with_suffix(".log.1"))
         with log_path.open("ab") as log:
+            log.write(f"{STARTED} {service.name}\n".encode())
+            log.flush()
             process = subprocess.Popen(
                 service.command,
                 stdin=subprocess.DEVNULL,

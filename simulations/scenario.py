@@ -239,6 +239,8 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
+    if text == "nan":  # a kind of attack; as a number it is nothing that a setting could be
+        return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,8 +1,8 @@
 """A study: many short runs that differ in a few settings, several seeds each, one table with intervals.
 
     sweep       settings varied against each other; every combination is a cell
-    tuning      a cell may try a few values of one more setting on a seed of its own and keep the best; that seed is in
-                no table, so the choice has seen none of the figures that are reported
+    tuning      a cell may try a few values of one more setting on a seed of its own, and each of its arms keeps its
+                best; that seed is in no table, so the choice has seen none of the figures that are reported
     cell        the chosen settings on every seed of the study
 
 A cell's figure is the mean over seeds of the held-out nats a token. Two cells are compared seed by seed and customer by
@@ -131,15 +131,33 @@ def scenario_of(study: Study, sweep: Sweep, changes: Changes, seed: int) -> Scen
 
 def run_folder(out: Path, scenario: Scenario) -> Path:
     """Return where the run of `scenario` lies: runs/ and the first digits of a digest of its settings."""
-    text = canonical_json(scenario.model_dump(mode="json"))
+    text = _key(scenario.model_dump(mode="json"))
     return out / "runs" / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _key(settings: Changes) -> str:
+    """Return one text for settings, whatever their order."""
+    return canonical_json(plain(settings))
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as strict JSON can hold it: infinity, which an epsilon may be, as the text "inf".
+
+    >>> plain({"privacy.epsilon": [8.0, float("inf")]})
+    {'privacy.epsilon': [8.0, 'inf']}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def run_study(study: Study, out: Path, report: Report, jobs: int = 1) -> dict[str, Any]:
     """Run what is still to run, `jobs` runs at a time, write study.json and study.md, and return the former's content."""
     _claim(study, out)
     tables = [_run_sweep(study, sweep, out, report, jobs) for sweep in study.sweep]
-    result = {"study": study.model_dump(mode="json"), "sweeps": tables}
+    result = {"study": plain(study.model_dump(mode="json")), "sweeps": plain(tables)}
     write_atomic(out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     write_atomic(out / TABLE, as_markdown(study, tables))
     report(str(out / TABLE))
@@ -148,7 +166,10 @@ def run_study(study: Study, out: Path, report: Report, jobs: int = 1) -> dict[st
 
 def _claim(study: Study, out: Path) -> None:
     """Write the study into its folder, or check that the folder is of the same study."""
-    path, text = out / "asked.json", json.dumps(study.model_dump(mode="json"), ensure_ascii=False, indent=1) + "\n"
+    path, text = (
+        out / "asked.json",
+        json.dumps(plain(study.model_dump(mode="json")), ensure_ascii=False, indent=1) + "\n",
+    )
     if path.exists():
         if path.read_text("utf-8") != text:
             raise UserError(f"{out} holds another study or other settings of it; choose another folder with -o")
@@ -163,18 +184,14 @@ def _run_sweep(study: Study, sweep: Sweep, out: Path, report: Report, jobs: int)
     rows: list[Cell] = []
     every = list(cells(sweep))
     tries = [{**one, **tried} for one in every for tried in _tries(sweep)]
-    alone = _alone(sweep)
-    _run(f"{sweep.name}, tuning", [scenario_of(study, alone, one, study.tune_seed) for one in tries], out, report, jobs)
-    chosen = [(one, _tuned(study, sweep, one, out)) for one in every]
-    asked = [scenario_of(study, sweep, {**one, **tuned}, seed) for one, tuned in chosen for seed in study.seeds]
+    _run(f"{sweep.name}, tuning", [scenario_of(study, sweep, one, study.tune_seed) for one in tries], out, report, jobs)
+    chosen = [(one, arm, _tuned(study, sweep, one, out, arm)) for one in every for arm in sweep.arms]
+    asked = [scenario_of(study, sweep, {**one, **tuned}, seed) for one, _, tuned in chosen for seed in study.seeds]
     _run(sweep.name, asked, out, report, jobs)
-    for changes, tuned in chosen:
-        for arm in sweep.arms:
-            losses = [_losses(study, sweep, {**changes, **tuned}, seed, out, arm) for seed in study.seeds]
-            rows.append(
-                Cell(changes, tuned, arm, math.exp(sum(map(nats, losses)) / len(losses)), _perplexities(losses))
-            )
-            found[canonical_json(changes), arm] = losses
+    for changes, arm, tuned in chosen:
+        losses = [_losses(study, sweep, {**changes, **tuned}, seed, out, arm) for seed in study.seeds]
+        rows.append(Cell(changes, tuned, arm, math.exp(sum(map(nats, losses)) / len(losses)), _perplexities(losses)))
+        found[_key(changes), arm] = losses
     return {"name": sweep.name, "rows": [_row(sweep, row, found) for row in rows]}
 
 
@@ -183,8 +200,8 @@ def _perplexities(losses: Sequence[Sequence[Loss]]) -> tuple[float, ...]:
 
 
 def _row(sweep: Sweep, row: Cell, found: Mapping[tuple[str, str], list[list[Loss]]]) -> dict[str, Any]:
-    against = (canonical_json({**row.settings, **sweep.against}), "federated")
-    mine = (canonical_json(dict(row.settings)), row.arm)
+    against = (_key({**row.settings, **sweep.against}), "federated")
+    mine = (_key(row.settings), row.arm)
     gap = None if against == mine or against not in found else vars(compare(found[mine], found[against]))
     return {**vars(row), "perplexity": round(row.perplexity, 4), "gap": gap}
 
@@ -194,22 +211,17 @@ def nats(losses: Sequence[Loss]) -> float:
     return math.fsum(one.nats for one in losses) / sum(one.tokens for one in losses)
 
 
-def _alone(sweep: Sweep) -> Sweep:
-    """Return the sweep as it is tuned: on its federated arm."""
-    return sweep.model_copy(update={"arms": ("federated",)})
-
-
 def _tries(sweep: Sweep) -> list[dict[str, Any]]:
     """Return the values of the tuned setting that are tried for every cell."""
     return [{key: value} for key, values in sweep.tune.items() for value in values]
 
 
-def _tuned(study: Study, sweep: Sweep, changes: Changes, out: Path) -> dict[str, Any]:
-    """Return the tuned setting with the lowest loss of the federated arm on the tuning seed."""
-    tries, alone = _tries(sweep), _alone(sweep)
+def _tuned(study: Study, sweep: Sweep, changes: Changes, out: Path, arm: str) -> dict[str, Any]:
+    """Return the tuned setting with the lowest loss of that arm on the tuning seed: every arm has its own best."""
+    tries = _tries(sweep)
     if not tries:
         return {}
-    lost = [nats(_losses(study, alone, {**changes, **one}, study.tune_seed, out, "federated")) for one in tries]
+    lost = [nats(_losses(study, sweep, {**changes, **one}, study.tune_seed, out, arm)) for one in tries]
     return tries[lost.index(min(lost))]
 
 

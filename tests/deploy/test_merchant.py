@@ -156,14 +156,14 @@ def test_a_merchant_that_joined_and_is_not_online_exits_with_5(
     ("lines", "online"),
     [
         ("", False),
-        ("Starting Flower SuperNode", False),
-        ("Starting Flower SuperNode\nSuperNode ID: 7", True),
-        ("Starting Flower SuperNode\nSuperNode ID: 7\nConnection attempt failed, retrying", False),
+        ("== supervisor starts supernode", False),
+        ("== supervisor starts supernode\nSuperNode ID: 7", True),
+        ("== supervisor starts supernode\nSuperNode ID: 7\nConnection attempt failed, retrying", False),
         (
-            "Starting Flower SuperNode\nSuperNode ID: 7\nConnection attempt failed\nConnection successful after 9 s",
+            "== supervisor starts supernode\nSuperNode ID: 7\nConnection attempt failed\nConnection successful after 9 s",
             True,
         ),
-        ("Starting Flower SuperNode\nSuperNode ID: 7\nStarting Flower SuperNode\n[code: 2004]", False),
+        ("== supervisor starts supernode\nSuperNode ID: 7\n== supervisor starts supernode\n[code: 2004]", False),
     ],
 )
 def test_a_node_is_online_while_the_coordinator_has_let_it_in_and_answers(

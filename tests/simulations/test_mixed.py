@@ -41,6 +41,7 @@ def mixed(base: str = "default", **changes: Any) -> Scenario:
             "lora.rank": 4,
             "training.rounds": ROUNDS,
             "training.weights": "noise",
+            "training.robust": "none",
             "training.quorum": 0.25,
             "privacy.rate": 0.3,
             "privacy.steps": 2,

@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 
 from common.errors import UserError
-from simulations.arms import Loss
+from simulations.arms import Loss, losses_of
 from simulations.study import (
     Sweep,
     cells,
@@ -72,7 +72,7 @@ def test_a_study_runs_each_cell_on_every_seed_and_goes_on_where_it_was(tiny_base
     study = load_study(str(write_study(tmp_path / "small.toml", tiny_base)))
     said: list[str] = []
     result = run_study(study, tmp_path / "out", said.append, jobs=2)
-    assert "methods: run 4 of 4, 0 min left" in said
+    assert "methods, tuning: run 4 of 4, 0 min left" in said
     (rows,) = [sweep["rows"] for sweep in result["sweeps"]]
     assert [(row["settings"]["training.method"], row["arm"]) for row in rows] == [
         ("ffa", "federated"), ("ffa", "local"), ("fedavg", "federated"), ("fedavg", "local")
@@ -87,7 +87,10 @@ def test_a_study_runs_each_cell_on_every_seed_and_goes_on_where_it_was(tiny_base
     assert "| fedavg | federated |" in table
     assert "delta = 1e-06 for one customer, period 2026Q4" in table
     runs = sorted((tmp_path / "out" / "runs").iterdir())
-    assert len(runs) == 2 * 2 + 2 * 2  # tuned federated alone on one seed, two values each; then two seeds a method
+    chosen = {(row["settings"]["training.method"], row["tuned"]["training.local_rate"]) for row in rows}
+    assert len(runs) == 2 * 2 + 2 * len(
+        chosen
+    )  # two values each on the tuning seed; then two seeds for what was chosen
     stamps = {one: (one / "losses.json").stat().st_mtime_ns for one in runs}
     (runs[0] / "done").unlink()  # as if the study had been killed while this run was measured
     again = run_study(study, tmp_path / "out", said.append)
@@ -98,16 +101,30 @@ def test_a_study_runs_each_cell_on_every_seed_and_goes_on_where_it_was(tiny_base
     )
 
 
-def test_a_tuned_value_is_the_best_of_its_own_seed(tiny_base: str, tmp_path: Path) -> None:
+def test_a_study_without_noise_is_written_as_strict_json(tiny_base: str, tmp_path: Path) -> None:
+    sweep = {"name": "budgets", "vary": {"privacy.epsilon": [8.0, math.inf]}, "against": {"privacy.epsilon": 8.0}}
+    study = load_study(str(write_study(tmp_path / "small.toml", tiny_base, sweep=[sweep])))
+    run_study(study, tmp_path / "out", lambda _: None)
+
+    def refuse(text: str) -> None:
+        raise AssertionError(text)
+
+    found = json.loads((tmp_path / "out" / "study.json").read_text("utf-8"), parse_constant=refuse)
+    rows = found["sweeps"][0]["rows"]
+    assert [row["settings"]["privacy.epsilon"] for row in rows] == [8.0, "inf"]
+    assert rows[1]["gap"] is not None
+    assert "| inf | federated |" in (tmp_path / "out" / "study.md").read_text("utf-8")
+
+
+def test_a_tuned_value_is_the_best_of_its_own_seed_and_arm(tiny_base: str, tmp_path: Path) -> None:
     study = load_study(str(write_study(tmp_path / "small.toml", tiny_base)))
     result = run_study(study, tmp_path / "out", lambda _: None)
-    sweep = study.sweep[0].model_copy(update={"arms": ("federated",)})
     for row in result["sweeps"][0]["rows"]:
         tried = {}
         for rate in (0.01, 1.0):
-            scenario = scenario_of(study, sweep, {**row["settings"], "training.local_rate": rate}, study.tune_seed)
-            losses = json.loads((run_folder(tmp_path / "out", scenario) / "losses.json").read_text("utf-8"))["losses"]
-            tried[rate] = sum(one[3] for one in losses) / sum(one[4] for one in losses)
+            changes = {**row["settings"], "training.local_rate": rate}
+            scenario = scenario_of(study, study.sweep[0], changes, study.tune_seed)
+            tried[rate] = nats(losses_of(run_folder(tmp_path / "out", scenario), row["arm"])[0])
         assert row["tuned"]["training.local_rate"] == min(tried, key=tried.__getitem__)
 
 
