@@ -9,8 +9,6 @@ An epsilon bounds the updates that were received; it is never added up or averag
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from common.charts import Bar, BarRow, Caption, Column, Figure, Table, bar_chart, delta_text, visible
+from common.charts import Bar, BarRow, Caption, Column, Figure, Table, bar_chart, delta_text
 from common.errors import UserError
 from common.files import write_atomic
+from common.html import styled
 from common.privacy import accountant
 from common.privacy.accountant import Setting, up
 from server.report_words import Lang, phrase
@@ -226,23 +222,8 @@ def as_data(found: Federation) -> dict[str, Any]:
 def page_of(found: Federation, lang: Lang) -> str:
     """Return the report as one self-contained HTML page."""
     say = partial(phrase, lang)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.get_template("federation.css.j2").render()
-    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template("federation.html.j2").render(
-        page=_page(found, say), say=say, style=Markup(style), style_hash=f"sha256-{allowed}"
-    )
-
-
-def _shown(value: object) -> object:
-    return visible(value) if type(value) is str else value
+    folder = Path(__file__).parent / "templates"
+    return styled(folder, "federation.html.j2", "federation.css.j2", page=_page(found, say), say=say)
 
 
 def _page(found: Federation, say: Say) -> dict[str, Any]:

@@ -7,8 +7,6 @@ rounded up; losses are never added or averaged (NIST SP 800-226 lists both as ha
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.charts import (
@@ -42,6 +39,7 @@ from common.charts import (
 from common.config import flatten
 from common.errors import UserError
 from common.files import write_atomic
+from common.html import styled
 from common.privacy.accountant import up
 from simulations.phrases import PHRASES, Lang, phrase
 from simulations.results import (
@@ -170,23 +168,7 @@ def _privacy_data(one: MerchantSummary) -> dict[str, Any]:
 
 
 def _render(template: str, lang: Lang, page: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.get_template("style.css.j2").render()
-    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        page=page, say=partial(phrase, lang), style=Markup(style), style_hash=f"sha256-{allowed}"
-    )
-
-
-def _shown(value: object) -> object:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return styled(Path(__file__).parent / "templates", template, page=page, say=partial(phrase, lang))
 
 
 # ---- numbers as words

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import client.verifier
 from client.config import LEDGER, LEDGER_KEY, OFFICER_KEY, POLICY
@@ -26,9 +25,10 @@ from client.report.model import Report, Text, schema_text
 from client.report.page import figure_text
 from client.report.words import Lang
 from client.report.write import Made, contents
-from common.charts import delta_text, visible
+from common.charts import delta_text
 from common.errors import UserError, VerificationFailed
 from common.files import canonical_json, sha256, write_atomic
+from common.html import templates
 from common.privacy.chain import Entry
 from common.privacy.keys import load_key, public_hex
 from common.privacy.policy import signature_path
@@ -141,23 +141,19 @@ def _component(one: Distribution) -> dict[str, Any]:
 
 def appendix(report: Report, lang: Lang) -> str:
     """Return the appendix for a personal information protection impact assessment, as a page to fill in and sign."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     loss = report.privacy_loss
-    return environment.get_template("pia.html.j2").render(
-        zh=lang == "zh",
-        report=report,
-        loss=loss,
-        said=lambda text: text.said(lang) if isinstance(text, Text) else text,
-        epsilon=figure_text(loss.headline.epsilon) if loss else "",
-        lifetime=figure_text(loss.lifetime.epsilon) if loss else "",
-        delta=delta_text(loss.headline.delta) if loss else "",
+    return (
+        templates(Path(__file__).parent / "templates")
+        .get_template("pia.html.j2")
+        .render(
+            zh=lang == "zh",
+            report=report,
+            loss=loss,
+            said=lambda text: text.said(lang) if isinstance(text, Text) else text,
+            epsilon=figure_text(loss.headline.epsilon) if loss else "",
+            lifetime=figure_text(loss.lifetime.epsilon) if loss else "",
+            delta=delta_text(loss.headline.delta) if loss else "",
+        )
     )
 
 

@@ -7,16 +7,11 @@ drawn, and the finished page once more.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from client.report.charts import Axis, Curve, Mark, Segment, bars, budget_bar, interval, plane, powers, span
 from client.report.data import percent
@@ -25,7 +20,8 @@ from client.report.lint import Shown, check_figure, check_page, shown
 from client.report.model import Budget, Loss, PrivacyLoss, Report, Text
 from client.report.seal import digest_of
 from client.report.words import WORDS, Lang, phrase
-from common.charts import Bar, BarRow, Caption, Column, Figure, Table, Tile, delta_text, visible
+from common.charts import Bar, BarRow, Caption, Column, Figure, Table, Tile, delta_text
+from common.html import styled
 
 Say = Callable[..., str]
 ENTRIES = 40
@@ -47,26 +43,7 @@ def page_of(report: Report, lang: Lang) -> str:
 
 
 def _rendered(page: dict[str, Any], lang: Lang, say: Say) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = environment.get_template("style.css.j2").render()
-    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        page=page, say=say, style=Markup(style), style_hash=f"sha256-{allowed}"
-    )
-
-
-def _shown(value: object) -> object:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-# --- the first page ---
+    return styled(Path(__file__).parent / "templates", "report.html.j2", page=page, say=say)
 
 
 def _head(report: Report, lang: Lang, say: Say) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fastapi import FastAPI, Request, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from client.serve.doors import COOKIE
@@ -25,8 +25,8 @@ from client.use.desk import Desk, due
 from client.use.facts import said
 from client.use.label import LABELS
 from client.use.verbs import DEFAULT_CHANNEL
-from common.charts import visible
 from common.errors import UserError
+from common.html import templates
 
 HERE = Path(__file__).parent
 OFFERS = 6
@@ -40,7 +40,7 @@ def add_console(
     app: FastAPI, live: Live, keys: Callable[[], Keys], sessions: Sessions, work: Callable[..., Any]
 ) -> None:
     """Add the pages of the console to `app`."""
-    render = partial(_render, _environment())
+    render = partial(_render, templates(HERE / "templates"))
     _add_sessions(app, live, keys, sessions, render)
     _add_pages(app, live, work, render)
 
@@ -98,17 +98,6 @@ def _add_pages(app: FastAPI, live: Live, work: Callable[..., Any], render: Calla
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         return render("docs.html.j2", _lang(request, live), {"paths": list(_paths(app.openapi()))})
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _render(environment: Environment, template: str, lang: str, page: Page, status: int = 200) -> Response:
