@@ -5,6 +5,7 @@ All of it runs inside the shop, on the shop's rows, and no language model is ask
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from client.use.ranking.window import Place, Window, by_habit, by_head
 from common.ranking import HEAD_FILE, PARTS, Floats, read_head
 
 LIKELY = 0.5
-"""The chance of an order within the days asked about from which on a customer is due."""
+"""The most that a customer's chance of an order within the days asked about must be for her to be due."""
 
 NO_HEAD: Mapping[str, Floats] = {name: np.zeros(part.shape, dtype=np.float32) for name, part in PARTS.items()}
 
@@ -80,9 +81,11 @@ def _offer(window: Window, one: Place, names: Mapping[str, str]) -> Offer:
 def due(book: Book, day: int, within: int) -> list[str]:
     """Return the customers who will likely order within `within` days, the likeliest first, ties in the book's order.
 
-    Only who came back before: a single order tells no rhythm.
+    Only who came back before: a single order tells no rhythm. Likely is more likely than not, or, where the days are few
+    for the shop's rhythm, than for somebody who is known to keep it: an order every `rhythm` days at random.
     """
     found = timing.timing(book, day)
     chance_U = np.where(found.again_U > 0, timing.due(found, within), 0.0)
+    least = min(LIKELY, -math.expm1(-within / max(timing.rhythm(found), 0.5)))
     order = np.argsort(-chance_U, kind="stable")
-    return [book.customers[place] for place in order.tolist() if chance_U[place] >= LIKELY]
+    return [book.customers[place] for place in order.tolist() if chance_U[place] >= max(least, 1e-9)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from client.use.ranking.book import day_of
 from client.use.ranking.guard import judge
 from client.use.ranking.rankers import Choice, ranked
 from client.use.ranking.timing import due as chances
-from client.use.ranking.timing import timing
+from client.use.ranking.timing import rhythm, timing
 from client.use.recommend import LIKELY
 from common.config import LoraSettings
 from common.errors import UserError
@@ -223,15 +224,24 @@ def test_copy_has_passed_the_guard(desk: Desk) -> None:
 
 
 def test_who_is_due_is_likely_to_order_and_takes_messages(folder: Path, desk: Desk) -> None:
-    ready = [one.id for one in desk.due(14)]
+    ready = [one.id for one in desk.due(60)]
     seen = timing(desk.purchases, day_of(desk.time))
-    chance = dict(zip(desk.purchases.customers, chances(seen, 14).tolist(), strict=True))
+    chance = dict(zip(desk.purchases.customers, chances(seen, 60).tolist(), strict=True))
     assert ready == sorted(ready, key=lambda one: -chance[one])
     came_back = {one for one, again in zip(desk.purchases.customers, seen.again_U, strict=True) if again}
     assert set(ready) == {one for one in came_back - desk.silent if chance[one] >= LIKELY}
-    assert len(desk.due(60)) > len(ready) > 0
+    assert ready
     (folder / "optout.csv").write_text(f"customer_id\n{ready[0]}\n", "utf-8")
-    assert ready[0] not in [one.id for one in open_desk(folder).due(14)]
+    assert ready[0] not in [one.id for one in open_desk(folder).due(60)]
+
+
+def test_in_a_few_days_those_are_due_who_are_likelier_than_the_shops_rhythm_has_it(desk: Desk) -> None:
+    seen = timing(desk.purchases, day_of(desk.time))
+    usual = 1 - math.exp(-3 / rhythm(seen))
+    chance = dict(zip(desk.purchases.customers, chances(seen, 3).tolist(), strict=True))
+    assert usual < LIKELY
+    assert {one.id for one in desk.due(3)} == {one for one in chance if chance[one] >= usual} - desk.silent
+    assert any(one < usual for one in chance.values())
 
 
 def test_nobody_is_due_at_once(desk: Desk) -> None:
