@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -31,6 +31,7 @@ from client.use.words import phrase
 from common.config import LoraSettings, parse_settings
 from common.errors import UserError
 from common.lora import Bench, bench, initial, load, put
+from common.ranking import Floats
 from common.schema import Dialog, Product, Shop
 from common.text import PLAIN, Lexicon, ago, clean, keywords
 
@@ -51,6 +52,8 @@ class Desk:
     products: dict[str, Product] = field(repr=False)
     time: datetime
     book: Shop | None = field(default=None, repr=False)
+    head: Mapping[str, Floats] | None = field(default=None, repr=False)
+    """The federation's recommendation head, where the shared adapter's folder has one."""
     writer: Writer | None = field(default=None, repr=False)
     """What drafts texts; the model itself unless somebody gathers requests."""
 
@@ -84,7 +87,7 @@ class Desk:
         """The shop's rankers as of the desk's day, with the shared head where the guard keeps it."""
         choice = Choice(debias=self.settings.offer.debias)
         seen = view(self.purchases, day_of(self.time))
-        return open_window(seen, head_in(self.settings.model.adapter), choice, self.names)
+        return open_window(seen, self.head, choice, self.names)
 
     @cached_property
     def dialogs(self) -> Sequence[Dialog]:
@@ -211,7 +214,8 @@ def open_desk(folder: Path, work: Bench | None = None) -> Desk:
     time = max(order.order_time for order in shop.orders) + timedelta(days=1)
     products = {product.item_id: product for product in shop.products}
     by_id = {customer.id: customer for customer in customers}
-    return Desk(settings, work or load_model(settings), by_id, products, time, shop)
+    head = head_in(settings.model.adapter)
+    return Desk(settings, work or load_model(settings), by_id, products, time, shop, head)
 
 
 def load_model(settings: MerchantSettings) -> Bench:

@@ -22,7 +22,6 @@ from client.use.evaluate import Nats, every_nth, example_losses, held_out, ranki
 from client.use.facts import Facts, coverage, invented
 from client.use.guard import check
 from client.use.ranking.lists import K
-from client.use.recommend import head_in
 from client.use.reviews import class_shares
 from client.use.templates import copy_of
 from common.errors import UserError
@@ -85,7 +84,7 @@ def measure(desk: Desk, questions: int, until: datetime | None, seed: int) -> Qu
     losses = example_losses(desk.bench, held)
     cases = list(_cases(desk, since, questions, seed))
     figures = [
-        *_ranking_figures(rankings(held, head_in(desk.settings.model.adapter))),
+        *_ranking_figures(rankings(held, desk.head)),
         *_loss_figures(losses, held.owners, desk.lang, {task: _letters(desk, task, held) for task in losses}),
         *_copy_figures(cases, desk.lang),
         *_review_figures(desk, every_nth([one for one in desk.book.reviews if one.time >= since], questions)),

@@ -195,7 +195,7 @@ def test_the_head_beside_the_shared_adapter_is_the_one_that_ranks(folder: Path, 
     assert any(after.recommend(who, 5) != before.recommend(who, 5) for who in after.customers.values())
     (tmp_path / "model" / HEAD_FILE).write_bytes(b"no head")
     with pytest.raises(UserError, match=r"head .* cannot be read"):
-        open_desk(folder).recommend(after.customer("c01"), 1)
+        open_desk(folder)
 
 
 def test_an_item_that_left_the_catalogue_is_not_offered(folder: Path) -> None:
