@@ -245,6 +245,20 @@ class TextChoice(Settings):
     )
 
 
+class OfferChoice(Settings):
+    """What the shop's lists are made of."""
+
+    slots: int = Field(
+        default=10,
+        ge=0,
+        le=10,
+        description="of ten offered items, how many the customer bought before, if there are as many; the rest are new",
+    )
+    debias: float = Field(
+        default=0.0, ge=0, le=1, description="how far popularity is left out of the order: 0 not at all, 1 wholly"
+    )
+
+
 class ServerChoice(Settings):
     """The coordinator this shop talks to."""
 
@@ -260,6 +274,7 @@ class MerchantSettings(Settings):
     model: ModelChoice = ModelChoice()
     train: TrainChoice = TrainChoice()
     text: TextChoice = TextChoice()
+    offer: OfferChoice = OfferChoice()
     server: ServerChoice = ServerChoice()
     folder: Path = Path()
 

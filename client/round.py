@@ -26,11 +26,12 @@ import common
 from client.audit.hold import check_audit
 from client.config import LEDGER, LEDGER_KEY, OFFICER_KEY, POLICY, MerchantSettings, load_merchant
 from client.train.device import on_device
-from client.train.sampling import randomness_for
-from client.train.state import dataset
+from client.train.head import HeadSteps
+from client.train.sampling import Randomness, randomness_for
+from client.train.state import dataset, head_data
 from client.train.steps import LocalStep, fault_of
 from client.train.trainer import LocalSettings, train_round
-from common.config import LoraSettings
+from common.config import LEAST_SHARE, MOST_SHARE, LoraSettings
 from common.errors import FugouError, Refused, UserError
 from common.factors import Closed, at_rank, axis, close, cut, opened
 from common.files import sha256, write_atomic
@@ -52,7 +53,8 @@ from common.privacy.keys import load_key, load_public_key, public_path
 from common.privacy.ledger import Ledger, has_entries
 from common.privacy.plan import RoundPlan, plan_round
 from common.privacy.policy import PRIVATE_KEYS, Policy, SignedPolicy, check_ask, load_policy
-from common.wire import TrainAsk, TrainReply, unpack_ask
+from common.ranking import PARTS
+from common.wire import TrainAsk, TrainReply, prefixed, unpack_ask
 
 log = logging.getLogger("fugou.client")
 
@@ -105,9 +107,9 @@ def _answer(
                 update = reservation.stored.read()
             else:
                 reservation.touch()
-                closed = _trained(ask, plan, policy.policy, settings, work)
+                closed, head = _trained(ask, plan, policy.policy, settings, work)
                 keep_own(settings.folder, ask, closed.kept)
-                update = to_bytes(closed.update)
+                update = to_bytes({**closed.update, **prefixed(head)})
                 ledger.release(reservation, update)
         charge = {**asdict(plan.charge), "divisor": plan.divisor, "delta": plan.delta, "unit": policy.policy.unit}
         charge["period"] = policy.policy.period
@@ -170,6 +172,7 @@ def compare(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: Merc
     if ask.base_digest != work.base.digest:
         raise Refused(f"base_digest = {ask.base_digest[:16]}…; this merchant holds {work.base.digest[:16]}…")
     check_tensors(ask, policy, shapes(work.model))
+    check_head(ask)
     if fault := fault_of(step_of(ask), ask.local_rate):
         raise Refused(fault)
     return work
@@ -196,10 +199,20 @@ def check_tensors(ask: TrainAsk, policy: Policy, model: Mapping[str, tuple[int, 
         _check_residual(ask, model)
     except UserError as error:
         raise Refused(f"{error}; the policy allows rank {rank} on {', '.join(policy.lora.targets)}") from None
-    for tensors in (ask.adapter, ask.residual):
+    for tensors in (ask.adapter, ask.residual, ask.head):
         norm = math.sqrt(sum(float(torch.linalg.vector_norm(one)) ** 2 for one in tensors.values()))
         if not norm <= NORM_LIMIT:
             raise Refused(f"the adapter's norm is {norm:.3g}, above {NORM_LIMIT:g}: no sane run gets there")
+
+
+def check_head(ask: TrainAsk) -> None:
+    """Raise `Refused` unless the ask has this version's head at a share that leaves both sides something, or none at 0."""
+    if ask.head_share and not LEAST_SHARE <= ask.head_share <= MOST_SHARE:
+        raise Refused(f"head_share = {ask.head_share:g}: neither 0 nor within [{LEAST_SHARE:g}, {MOST_SHARE:g}]")
+    try:
+        check_manifest(ask.head, {name: part.shape for name, part in PARTS.items()} if ask.head_share else {})
+    except UserError as error:
+        raise Refused(f"head at head_share = {ask.head_share:g}: {error}") from None
 
 
 def _rank(adapter: Adapter) -> int:
@@ -251,8 +264,10 @@ def app_digest() -> str:
     return sha256(b"".join(f"{room}/{name}\0".encode() + path.read_bytes() + b"\0" for room, name, path in files))
 
 
-def _trained(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench) -> Closed:
-    """Return what travels and what stays after the round's private steps, at the policy's own rank."""
+def _trained(
+    ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench
+) -> tuple[Closed, Adapter]:
+    """Return what travels and what stays after the round's private steps, at the policy's own rank, and the head's update."""
     if settings.train.threads:
         torch.set_num_threads(settings.train.threads)
     asked = cut(ask.adapter, 0, policy.lora.rank)
@@ -260,20 +275,36 @@ def _trained(ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantS
     if METHODS[ask.method].own and not own:
         own = first_own(work, ask.seed, policy.lora.rank)
     carried = opened(asked, own, ask.method)
+    randomness = randomness_for(plan, ask.seed)
+    head = _head_steps(ask, plan, policy, settings, work, randomness)
     with residual_in(work.model, ask.residual, ask.scale):
         change = train_round(
             work.model,
             carried,
             dataset(settings, work.base, policy),
             plan,
-            randomness_for(plan, ask.seed),
+            randomness,
             method=ask.method,
             local_rate=ask.local_rate,
             step=step_of(ask),
             settings=LocalSettings(**settings.train.model_dump(include=LOCAL)),
+            share=1 - ask.head_share,
+            beside=head.step if head else lambda _: None,
         )
     after = {name: tensor + change[name] if name in change else tensor for name, tensor in carried.items()}
-    return close(after, asked, ask.method, ask.round)
+    moved = {name: torch.from_numpy(one) for name, one in head.update().items()} if head else {}
+    return close(after, asked, ask.method, ask.round), moved
+
+
+def _head_steps(
+    ask: TrainAsk, plan: RoundPlan, policy: Policy, settings: MerchantSettings, work: Bench, randomness: Randomness
+) -> HeadSteps | None:
+    """Return the head at the start of its round, or None where the ask has none."""
+    if not ask.head_share:
+        return None
+    start = {name: one.numpy() for name, one in ask.head.items()}
+    customers = head_data(settings, work.base, policy)
+    return HeadSteps(start, customers, plan, randomness, head_share=ask.head_share)
 
 
 # What a merchant keeps for itself, under methods that have such parts.

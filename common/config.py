@@ -21,6 +21,9 @@ RobustRule = Literal["none", "norm", "krum", "trimmed", "median"]
 Voices = Literal["equal", "band", "noise"]
 S = TypeVar("S", bound=BaseModel)
 
+LEAST_SHARE, MOST_SHARE = 0.01, 0.9
+"""Bounds of the head's part of a step's privacy: beyond them the noise on the head, or on the adapter, drowns everything."""
+
 
 def _known_method(name: str) -> str:
     if name not in METHODS:
@@ -67,6 +70,10 @@ class TrainingSettings(Settings):
     proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="pull of every step back to the shared adapter (FedProx's mu); 0: none; costs no privacy"
     )
+    head_share: Annotated[float, Field(ge=0, le=MOST_SHARE)] = Field(
+        0.0,
+        description="the recommendation head's part of a step's privacy, which the adapter then lacks; 0: no head is trained",
+    )
     server_optimizer: ServerOptimizer = Field("sgd", description="what the server does with the mean update")
     server_rate: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="learning rate of the server")
     robust: RobustRule = Field("none", description="guard against harmful replies: none, norm, krum, trimmed, median")
@@ -101,6 +108,13 @@ class TrainingSettings(Settings):
         if proximal * rate > 1:
             raise ValueError(f"with local_rate = {rate:g} a step would jump past its start; take at most {1 / rate:g}")
         return proximal
+
+    @field_validator("head_share")
+    @classmethod
+    def _enough_for_a_head(cls, share: float) -> float:
+        if 0 < share < LEAST_SHARE:
+            raise ValueError(f"take at least {LEAST_SHARE:g}, or 0 for no head")
+        return share
 
     @field_validator("weights")
     @classmethod

@@ -28,6 +28,9 @@ from common.errors import UserError
 
 Floats = npt.NDArray[np.float32]
 
+HEAD_FILE = "head.safetensors"
+"""The head's file, in a round's folder and beside the shared adapter in a run's model folder."""
+
 FEATURES = (
     "times",
     "decay .9",
@@ -67,13 +70,16 @@ class Part:
     clip_norm: float
     share: float
 
-    def deviation(self, sigma: float) -> float:
+    def deviation(self, sigma: float, head_share: float = 1.0) -> float:
         """Return the noise's standard deviation for which all parts together cost one step of noise multiplier `sigma`.
 
         With part k divided by C_k / sqrt(share_k), a customer moves the whole by at most sqrt(sum share_k) <= 1 in L2,
         so noise of deviation sigma there, sigma C_k / sqrt(share_k) here, is one Gaussian step of multiplier sigma.
+
+        Beside an adapter the head has `head_share` of the step and every part that share of its own: what one customer
+        moves, in units of the noise, is then at most sqrt(head_share) / sigma (`client.train.trainer`).
         """
-        return sigma * self.clip_norm / math.sqrt(self.share)
+        return sigma * self.clip_norm / math.sqrt(self.share * head_share)
 
 
 PARTS: Mapping[str, Part] = {

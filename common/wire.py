@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
 
 from common.errors import UserError
 from common.lora import Adapter, digest
 
-ARRAYS, ASK, REPLY, RESIDUAL = "arrays", "ask", "reply", "residual"
-TENSORS = ("adapter", "residual")
+ARRAYS, ASK, REPLY, RESIDUAL, HEAD = "arrays", "ask", "reply", "residual", "head"
+TENSORS = ("adapter", "residual", "head")
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f4', 'fortran_order': False, 'shape': (?P<shape>\([0-9, ]*\)), \} *\n", re.DOTALL
 )
@@ -48,11 +49,16 @@ class TrainAsk:
     adam_floor: float = 1e-4
     proximal: float = 0.0
     """The strength of FedProx's term, as `training.proximal` says it."""
+    head_share: float = 0.0
+    """The head's part of a step's privacy, as `training.head_share` says it; 0 where no head is trained."""
+    head: Adapter = field(default_factory=dict, repr=False)
+    """The recommendation head by `common.ranking.PARTS`; empty where none is trained."""
 
     @property
     def digest(self) -> str:
         """The hex SHA-256 of all tensors: what a round starts from."""
-        return digest({**self.adapter, **{f"{RESIDUAL}.{name}": tensor for name, tensor in self.residual.items()}})
+        residual = {f"{RESIDUAL}.{name}": tensor for name, tensor in self.residual.items()}
+        return digest({**self.adapter, **residual, **prefixed(self.head)})
 
     def pack(self) -> RecordDict:
         """Return the ask as Flower records."""
@@ -60,6 +66,8 @@ class TrainAsk:
         records: dict[str, ArrayRecord | ConfigRecord] = {ASK: ConfigRecord(config), ARRAYS: ArrayRecord(self.adapter)}
         if self.residual:
             records[RESIDUAL] = ArrayRecord(self.residual)
+        if self.head:
+            records[HEAD] = ArrayRecord(self.head)
         return RecordDict(records)  # type: ignore[arg-type]
 
 
@@ -83,12 +91,29 @@ class TrainReply:
     ledger_sig: str = ""
     update_digest: str = ""
     update: Adapter = field(default_factory=dict, repr=False)
+    """The adapter's tensors, and the head's by their prefixed names: one release under one digest."""
 
     def pack(self) -> RecordDict:
         """Return the reply as Flower records."""
         config: dict[str, Any] = {key: value for key, value in vars(self).items() if key not in ("update", "charge")}
         config |= {f"charge.{key}": value for key, value in self.charge.items()}
         return RecordDict({REPLY: ConfigRecord(config), ARRAYS: ArrayRecord(self.update)})
+
+
+def prefixed(head: Mapping[str, Tensor]) -> Adapter:
+    """Return the head's tensors by the names under which they stand beside an adapter's.
+
+    >>> import torch
+    >>> list(prefixed({"rank": torch.zeros(2)}))
+    ['head.rank']
+    """
+    return {f"{HEAD}.{name}": tensor for name, tensor in head.items()}
+
+
+def parted(update: Mapping[str, Tensor]) -> tuple[Adapter, Adapter]:
+    """Return the adapter's part of an update and the head's, the latter by its own names."""
+    head = {name.removeprefix(f"{HEAD}."): one for name, one in update.items() if name.startswith(f"{HEAD}.")}
+    return {name: one for name, one in update.items() if not name.startswith(f"{HEAD}.")}, head
 
 
 def unpack_ask(content: RecordDict) -> tuple[TrainAsk, frozenset[str]]:
@@ -100,13 +125,15 @@ def unpack_ask(content: RecordDict) -> tuple[TrainAsk, frozenset[str]]:
             raise UserError(
                 f"ask: {key} = {value!r} is not a {_types(key)[0].__name__}; is the coordinator's version the same?"
             )
-    extra = set(config) | ({*content} - {ASK, ARRAYS, RESIDUAL})
-    adapter, residual = (read_arrays(content.array_records.get(name, ArrayRecord())) for name in (ARRAYS, RESIDUAL))
-    return TrainAsk(adapter=adapter, residual=residual, **known), frozenset(extra)  # type: ignore[arg-type]
+    extra = set(config) | ({*content} - {ASK, ARRAYS, RESIDUAL, HEAD})
+    adapter, residual, head = (
+        read_arrays(content.array_records.get(name, ArrayRecord())) for name in (ARRAYS, RESIDUAL, HEAD)
+    )
+    return TrainAsk(adapter=adapter, residual=residual, head=head, **known), frozenset(extra)  # type: ignore[arg-type]
 
 
 def _types(key: str) -> tuple[type, ...]:
-    if key in ("local_rate", "scale", "adam_floor", "proximal"):
+    if key in ("local_rate", "scale", "adam_floor", "proximal", "head_share"):
         return float, int
     return (int,) if key in ("round", "seed") else (str,)
 

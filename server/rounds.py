@@ -3,6 +3,7 @@
 rounds/0003/adapter/        the shared adapter after round 3, a PEFT folder
 rounds/0003/round.json      who took part, charges as declared, digests, bytes, seconds
 rounds/0003/optimizer.safetensors   the server optimizer's state, where it has one
+rounds/0003/head.safetensors        the recommendation head, where one is trained; head-optimizer.safetensors beside it
 
 Rounds are only ever added. A run that goes back to an earlier round gets one more round that is the earlier one again:
 what lies between stays where it is and stays charged, and no round number is asked of a merchant twice, as it would answer
@@ -23,6 +24,7 @@ from common.errors import UserError, VerificationFailed
 from common.files import cannot_write, sync_folder, write_atomic
 from common.lora import Adapter, digest, load, save, to_bytes
 from server.optimizers import State
+from server.ranking import HeadState, read_state, state_digest, write_state
 
 ROUNDS, STATE = "rounds", "optimizer.safetensors"
 
@@ -34,6 +36,7 @@ class SavedRound:
     number: int
     adapter: Adapter = field(repr=False)
     state: State = field(repr=False)
+    head: HeadState | None = field(default=None, repr=False)
 
 
 def round_folder(run: Path, number: int) -> Path:
@@ -51,6 +54,7 @@ def save_round(run: Path, saved: SavedRound, record: Mapping[str, Any], lora: Lo
         save(saved.adapter, draft / "adapter", lora, base)
         if saved.state:
             write_atomic(draft / STATE, to_bytes(saved.state))
+        write_state(draft, saved.head)
         write_atomic(draft / "round.json", json.dumps(record, ensure_ascii=False, indent=1) + "\n")
         shutil.rmtree(final, ignore_errors=True)
         draft.replace(final)
@@ -79,7 +83,7 @@ def roll_back(run: Path, number: int, lora: LoraSettings, base: str) -> SavedRou
     if told.get("back_to") == number:
         return last
     earlier = load_round(run, number)
-    again = SavedRound(last.number + 1, earlier.adapter, earlier.state)
+    again = SavedRound(last.number + 1, earlier.adapter, earlier.state, earlier.head)
     kept: dict[str, Any] = {key: told[key] for key in ("run", "method", "exact") if key in told}
     record: dict[str, Any] = {
         **kept,
@@ -89,6 +93,7 @@ def roll_back(run: Path, number: int, lora: LoraSettings, base: str) -> SavedRou
         "merchants": [],
         "adapter_digest": digest(again.adapter),
         "state_digest": digest(again.state),
+        "head_digest": state_digest(again.head),
         "bytes_down": 0,
         "bytes_up": 0,
         "parts": {},
@@ -108,14 +113,18 @@ def load_round(run: Path, number: int) -> SavedRound:
         state = load_file(folder / STATE) if (folder / STATE).exists() else {}
     except (OSError, SafetensorError) as error:
         raise UserError(f"round folder {folder} cannot be read: {error}; remove it to go back one round") from None
-    adapter = load(folder / "adapter")
+    adapter, head = load(folder / "adapter"), read_state(folder)
     record = read_record(run, number)
-    for what, key, tensors in (("adapter", "adapter_digest", adapter), ("server's state", "state_digest", state)):
-        if record.get(key) not in (None, digest(tensors)):
+    for what, key, found in (
+        ("adapter", "adapter_digest", digest(adapter)),
+        ("server's state", "state_digest", digest(state)),
+        ("recommendation head", "head_digest", state_digest(head)),
+    ):
+        if record.get(key) not in (None, found):
             raise VerificationFailed(
                 f"the {what} in {folder} is not the one its round.json tells of; restore or remove it"
             )
-    return SavedRound(number, adapter, state)
+    return SavedRound(number, adapter, state, head)
 
 
 def read_record(run: Path, number: int) -> dict[str, Any]:

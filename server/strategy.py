@@ -20,9 +20,11 @@ from common.config import FederationSettings
 from common.errors import Unreachable, UserError
 from common.factors import at_rank, axis
 from common.lora import Adapter, digest, manifest
-from common.wire import TrainAsk, TrainReply, declared_shapes, unpack_reply
+from common.ranking import PARTS
+from common.wire import HEAD, TrainAsk, TrainReply, declared_shapes, parted, unpack_reply
 from server.aggregation import RULES, Outcome, Round, combine, residual_of
 from server.optimizers import OPTIMIZERS
+from server.ranking import HeadState, begin, middle_update, state_digest, step
 from server.robust import robust
 from server.rounds import SavedRound, save_round
 from server.weights import by_band, by_noise, capped, equal, noise_variance, read_bands
@@ -105,11 +107,22 @@ class AdapterStrategy(Strategy):
             local_optimizer=self.settings.training.local_optimizer,
             adam_floor=self.settings.training.adam_floor,
             proximal=self.settings.training.proximal,
+            head_share=self.settings.training.head_share,
+            head=self._head(),
         )
         content = ask.pack()
         group = str(ask.round)
         self._asked = [Message(content, node, MessageType.TRAIN, group_id=group) for node in nodes]
         return self._asked
+
+    def _head(self) -> Adapter:
+        """Return the head that is asked to be trained, none at share 0."""
+        if not self.settings.training.head_share:
+            return {}
+        return {name: torch.from_numpy(one) for name, one in self._head_state().head.items()}
+
+    def _head_state(self) -> HeadState:
+        return self.current.head or begin({name: np.zeros(part.shape, np.float32) for name, part in PARTS.items()})
 
     def _wait_for_merchants(self, grid: Grid) -> list[int]:
         wanted, patience = self.settings.training.merchants, self.settings.training.wait
@@ -133,7 +146,7 @@ class AdapterStrategy(Strategy):
         if len(accepted) >= max(1, self.settings.training.quorum * len(self._asked)):
             judged, outcome = self._next(accepted, number)
             verdicts = [judged.get(one.merchant, one) if one.status == "done" else one for one in verdicts]
-            adapter, state = outcome.adapter, outcome.state
+            adapter, state, head = outcome.adapter, outcome.state, self._next_head(verdicts)
         else:
             log.warning(
                 "round %d: %d of %d merchants, below the quorum; the adapter stays",
@@ -141,8 +154,8 @@ class AdapterStrategy(Strategy):
                 len(accepted),
                 len(self._asked),
             )
-            adapter, state = self.current.adapter, self.current.state
-        self.current = SavedRound(number, adapter, state)
+            adapter, state, head = self.current.adapter, self.current.state, self.current.head
+        self.current = SavedRound(number, adapter, state, head)
         record = self._record(number, verdicts, bytes_up, adapter)
         record["parts"] = {"messages": arrived - self._began, "aggregate": time.monotonic() - arrived}
         record["seconds"] = time.monotonic() - self._began
@@ -199,14 +212,15 @@ class AdapterStrategy(Strategy):
         rank = self.settings.lora.rank
         said = declared.get(names[0], ())
         own = min(max(said[axis(names[0])], 1), rank) if len(said) == 2 else rank
-        return at_rank({name: shapes[name] for name in names}, own)
+        head = {name: part.shape for name, part in PARTS.items()} if self.settings.training.head_share else {}
+        return at_rank({name: shapes[name] for name in names}, own) | {f"{HEAD}.{name}": head[name] for name in head}
 
     def _next(self, accepted: Sequence[Verdict], number: int) -> tuple[dict[str, Verdict], Outcome]:
         """Return what becomes of every accepted reply, by merchant, and the next shared adapter."""
         training = self.settings.training
         given = Round(
             self.current.adapter,
-            [one.reply.update for one in accepted if one.reply],
+            [parted(one.reply.update)[0] for one in accepted if one.reply],
             self._weights(accepted),
             number,
             state=self.current.state,
@@ -229,6 +243,15 @@ class AdapterStrategy(Strategy):
         }
         return judged, outcome
 
+    def _next_head(self, verdicts: Sequence[Verdict]) -> HeadState | None:
+        """Return the next head from the replies that the round kept, each with one voice; the last one where none is trained."""
+        training = self.settings.training
+        kept = [parted(one.reply.update)[1] for one in verdicts if one.status == "done" and one.reply]
+        if not (training.head_share and kept):
+            return self.current.head
+        updates = [{name: tensor.numpy() for name, tensor in one.items()} for one in kept]
+        return step(self._head_state(), middle_update(updates, training.robust, training.liars))
+
     def _weights(self, accepted: Sequence[Verdict]) -> list[float]:
         """Return every accepted reply's public weight, none above the cap."""
         training = self.settings.training
@@ -250,6 +273,7 @@ class AdapterStrategy(Strategy):
             "merchants": [one.record() for one in verdicts],
             "adapter_digest": digest(adapter),
             "state_digest": digest(self.current.state),
+            "head_digest": state_digest(self.current.head),
             "bytes_down": sum(size_of(one.content) for one in self._asked),
             "bytes_up": bytes_up,
         }

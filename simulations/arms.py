@@ -29,7 +29,7 @@ from common.schema import Shop
 from server.rounds import latest_round
 from simulations.engines import lead
 from simulations.folder import Run, begin, resumed
-from simulations.measure import Held, models
+from simulations.measure import Held, head_of, models
 from simulations.merchants import prepare, shops_of
 from simulations.scenario import Scenario
 
@@ -109,10 +109,10 @@ def score_last(run: Run, held: Held) -> None:
         raise UserError(f"{run.folder} has no round; start it again with --resume")
     if (run.folder / LOSSES).exists() and _read_tree(run.folder / LOSSES)["round"] == last.number:
         return
-    found, ranks = [], []
+    found, ranks, head = [], [], head_of(run, last.number)
     for merchant, work in models(run, last.number, held.shops):
         shop = held.shops[merchant]
-        ranks += rankings(work, shop)
+        ranks += rankings(shop, head)
         found += [
             [merchant, customer, task, round(nats.total, 6), nats.tokens]
             for task, losses in example_losses(work, shop).items()

@@ -24,6 +24,7 @@ from common.files import write_atomic
 from common.lora import Bench, bench, put, residual_in
 from common.methods import METHODS
 from common.metrics import perplexity
+from common.ranking import Floats
 from common.schema import Shop
 from server.aggregation import residual_of
 from server.rounds import load_round, read_record
@@ -129,11 +130,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
     began = time.monotonic()
     ends = number == 0 or number >= run.scenario.training.rounds
-    found, scored = {}, []
+    found, scored, head = {}, [], head_of(run, number)
     for merchant, work in models(run, number, held.shops):
         shop = held.shops[merchant]
         found[merchant] = losses(work, shop)
-        scored += rankings(work, shop) if ends else []
+        scored += rankings(shop, head) if ends else []
     record = read_record(run.folder, number)
     trained = sum(seconds_of(run.folder / "merchants" / one["merchant"], number) for one in record["merchants"])
     parts = dict(record["parts"])
@@ -158,6 +159,12 @@ def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
         "by_merchant": {merchant: _perplexity(list(by_task.values())) for merchant, by_task in found.items()},
         **({"recommend": {"customers": len(scored), **summarise(scored)}} if scored else {}),
     }
+
+
+def head_of(run: Run, number: int) -> Mapping[str, Floats] | None:
+    """Return the recommendation head after round `number`, or None where none is trained."""
+    state = load_round(run.folder, number).head
+    return state.head if state else None
 
 
 def models(run: Run, number: int, merchants: Iterable[str]) -> Iterator[tuple[str, Bench]]:

@@ -69,7 +69,7 @@ from simulations.results import (
 
 Say = Callable[..., str]
 UNTRAINED = ("popularity", "frequency")
-SYSTEMS = (*UNTRAINED, "model", "blend")
+SYSTEMS = (*UNTRAINED, "model", "blend", "desk")
 LIMITS = ("limit_simulation", "limit_cover", "limit_credit", "limit_overlap", "limit_data")
 BYTE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0))
 CHART_ROWS = 24
@@ -331,7 +331,7 @@ def _tiles(run: RunResult, say: Say) -> list[Tile]:
 def _recall_tile(run: RunResult, say: Say) -> list[Tile]:
     before, after = recommend_before_after(run.rounds)
     figures = after or before
-    system = next((one for one in ("blend", "model") if figures and one in figures.recall), None)
+    system = next((one for one in ("desk", "blend", "model") if figures and one in figures.recall), None)
     if figures is None or system is None:
         return []
     baseline = _optional(figures.recall.get("frequency"), _three)
@@ -831,7 +831,7 @@ def _recalls_figure(runs: Mapping[str, RunResult], say: Say) -> Figure | None:
     if not measured:
         return None
     systems = _systems(*measured.values())
-    fills = {"frequency": "pale", "model": "stripes", "blend": "solid"}
+    fills = {"frequency": "pale", "model": "stripes", "blend": "solid", "desk": "solid"}
     rows = [
         BarRow(
             mark,

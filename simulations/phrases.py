@@ -192,6 +192,7 @@ PHRASES: Mapping[str, tuple[str, str]] = {
     "frequency": ("个人频次", "personal frequency"),
     "model": ("共享模型单独", "shared model alone"),
     "blend": ("模型与频次融合", "blend of both"),
+    "desk": ("店铺推荐清单", "the desk's list"),
     "before": ("训练前", "before training"),
     "after": ("训练后", "after training"),
     "fixed": ("不经训练", "no training involved"),

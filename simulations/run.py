@@ -24,6 +24,7 @@ from common.methods import METHODS
 from common.privacy.keys import load_public_key
 from common.privacy.plan import rounds_left
 from common.privacy.policy import load_policy
+from common.ranking import HEAD_FILE, head_bytes
 from server.report import write_federation_report
 from server.rounds import latest_round, roll_back
 from simulations.arms import run_arms
@@ -100,6 +101,8 @@ def finish(run: Run, held: Held, report: Report) -> None:
     if last is None:
         raise UserError(f"{run.folder} has no round; start it without --resume")
     save(last.adapter, run.folder / "model", run.scenario.lora, run.scenario.model.base)
+    if last.head:
+        write_atomic(run.folder / "model" / HEAD_FILE, head_bytes(last.head.head))
     write_atomic(run.folder / "model" / "README.md", model_card(run, last.number))
     samples = copy_samples(run, held, last.number)
     write_atomic(run.folder / "samples.json", json.dumps(samples, ensure_ascii=False, indent=1) + "\n")

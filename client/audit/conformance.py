@@ -49,6 +49,8 @@ CLOSE_IN_HALF = 0.1
 
 WIDTH, DRAWS, AT_ONCE = 64, 60, 20
 MOST_STEPS = 4
+BESIDE = 0.5
+"""The head's share of a step where it is trained beside an adapter."""
 SEED = 7
 
 
@@ -225,6 +227,9 @@ def on_head(plan: RoundPlan) -> Iterator[Check]:
     yield Check(
         "head, noise multiplier of all parts together", together, plan.sigma, together >= plan.sigma * (1 - 1e-9)
     )
+    beside = sum((part.clip_norm / part.deviation(plan.sigma, BESIDE)) ** 2 for part in PARTS.values())
+    half = 1 / math.sqrt(beside + (1 - BESIDE) / plan.sigma**2)
+    yield Check("head beside an adapter, noise multiplier", half, plan.sigma, half >= plan.sigma * (1 - 1e-9))
 
 
 # --- noise ---
@@ -243,6 +248,12 @@ def on_noise(work: Bench, plan: RoundPlan, settings: LocalSettings) -> Iterator[
     unit = gentle(plan) * plan.sigma * plan.clip_norm * math.sqrt(plan.steps) / plan.divisor
     first, second = (torch.cat([one.flatten() for one in update.values()]).double().numpy() for update in updates)
     yield spread("noise, all tensors", np.concatenate([first, second]), unit)
+    third = trainer.train_round(
+        work.model, adapter, nobody, plan, randomness_for(plan, SEED),
+        method=METHOD, local_rate=gentle(plan), settings=settings, share=1 - BESIDE,
+    )  # fmt: skip
+    flat = torch.cat([one.flatten() for one in third.values()]).double().numpy()
+    yield spread("noise beside a head", flat, unit / math.sqrt(1 - BESIDE))
     parts = [(np.concatenate([update[name].double().numpy().ravel() for update in updates])) for name in updates[0]]
     worst = min(parts, key=lambda values: chance_of_spread(values, unit))
     p = chance_of_spread(worst, unit) * len(parts)

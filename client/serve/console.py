@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -21,7 +20,7 @@ from client.serve.keys import HOURS, Keys, Sessions
 from client.serve.live import Live
 from client.serve.standing import Budget, budget_of, quality_of
 from client.serve.words import phrase
-from client.use.desk import Desk, due
+from client.use.desk import Desk
 from client.use.facts import said
 from client.use.label import LABELS
 from client.use.verbs import DEFAULT_CHANNEL
@@ -137,10 +136,9 @@ def _head(live: Live, desk: Desk, lang: str) -> Page:
 
 
 def _overview(live: Live, desk: Desk, lang: str) -> Page:
-    ready = (one.id for one in desk.customers.values() if one.id not in desk.silent and due(one, desk.time, DUE_DAYS))
     found = budget_of(live.folder)
     return _head(live, desk, lang) | {
-        "due": list(islice(ready, DUE_SHOWN)),
+        "due": [one.id for one in desk.due(DUE_DAYS)[:DUE_SHOWN]],
         "budget": found if isinstance(found, Budget) else None,
         "trouble": phrase(lang, "budget_trouble", why=found) if isinstance(found, str) else "",
         "quality": quality_of(live.folder),

@@ -31,7 +31,7 @@ class RecommendIn(Shape):
 
 
 class OfferOut(Shape):
-    """One item: `score` is a log-probability up to a constant, `times` how often it was bought."""
+    """One item: `times` how often it was bought; `score` orders known items among themselves, and new ones."""
 
     item_id: str
     name: str

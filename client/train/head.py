@@ -140,19 +140,48 @@ def _first(found: Pairs, customers: int, items: int) -> tuple[Whole, Whole, Whol
     return customer_R[kept], place_R[kept], order[kept]
 
 
+class HeadSteps:
+    """The head within one round: a noisy step for every draw of customers, with `head_share` of the step's privacy.
+
+    Draws come from outside, so that head and adapter see the same customers in the same step: one Poisson draw, one
+    Gaussian step (`client.train.trainer` says why).
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        customers: HeadData,
+        plan: RoundPlan,
+        randomness: Randomness,
+        local_rate: float = 1.0,
+        head_share: float = 1.0,
+    ) -> None:
+        self._start, self._customers, self._plan, self._randomness = head, customers, plan, randomness
+        self._rate, self._share = local_rate, head_share
+        self._now = {name: head[name].astype(np.float64) for name in PARTS}
+
+    def step(self, drawn_B: Whole) -> None:
+        """Take one step on the drawn customers; with nobody drawn it is noise alone."""
+        found = gradients({name: one.astype(np.float32) for name, one in self._now.items()}, self._customers)
+        for name, part in PARTS.items():
+            rows_BW = found[name] if len(drawn_B) == len(self._customers) else found[name][drawn_B]
+            deviation = part.deviation(self._plan.sigma, self._share)
+            total = noisy(clipped_sum(rows_BW, part), deviation, self._randomness)
+            self._now[name] = self._now[name] - self._rate * total / self._plan.divisor
+
+    def update(self) -> dict[str, Floats]:
+        """Return the noisy update of all steps so far."""
+        return {name: (self._now[name] - self._start[name]).astype(np.float32) for name in PARTS}
+
+
 def train_head(
     head: Head, customers: HeadData, plan: RoundPlan, randomness: Randomness, local_rate: float = 1.0
 ) -> dict[str, Floats]:
-    """Return the noisy update of the head's weights after `plan.steps` private steps from `head`."""
-    now = {name: head[name].astype(np.float64) for name in PARTS}
+    """Return the noisy update of the head's weights after `plan.steps` private steps from `head`, without an adapter."""
+    steps = HeadSteps(head, customers, plan, randomness, local_rate)
     for _ in range(plan.steps):
-        drawn_B = poisson(len(customers), plan.rate, randomness)
-        found = gradients({name: one.astype(np.float32) for name, one in now.items()}, customers)
-        for name, part in PARTS.items():
-            rows_BW = found[name] if len(drawn_B) == len(customers) else found[name][drawn_B]
-            total = noisy(clipped_sum(rows_BW, part), part.deviation(plan.sigma), randomness)
-            now[name] = now[name] - local_rate * total / plan.divisor
-    return {name: (now[name] - head[name]).astype(np.float32) for name in PARTS}
+        steps.step(poisson(len(customers), plan.rate, randomness))
+    return steps.update()
 
 
 def clipped_sum(gradient_BW: Floats, part: Part) -> Doubles:

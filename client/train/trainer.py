@@ -10,15 +10,27 @@
 Abadi et al. 2016 (arXiv:1607.00133) with customers as the unit, one row a customer. Every number that shapes the
 mechanism is in `RoundPlan`, the very object the ledger charges; the count of customers shapes nothing.
 
+The recommendation head may be trained in the very same steps, on the same drawn customers, and released with the adapter.
+Let h be its share, C and C_k the clip norms of the adapter and of the head's parts, s_k the parts' own shares, which add up
+to at most 1. Divide the adapter's clipped sum by C / sqrt(1 - h), part k's by C_k / sqrt(h s_k), and write all of it behind
+one another as one vector. One customer moves it by at most
+
+    sqrt((1 - h) + h sum_k s_k) <= 1        in L2,
+
+and noise of deviation sigma on each of its numbers makes one Gaussian step of noise multiplier sigma on one Poisson draw:
+what the ledger charges for the adapter alone. Scaled back, the noise's deviation is sigma C / sqrt(1 - h) on the adapter and
+sigma C_k / sqrt(h s_k) on part k. The next step may read both, as it may read any step before it (adaptive composition).
+
     N customers   B batch   T tokens
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import torch
@@ -36,6 +48,8 @@ from common.privacy.plan import RoundPlan
 from common.tokens import Rows
 
 Gradients: TypeAlias = Callable[[list[int]], None]
+Beside: TypeAlias = Callable[[Whole], None]
+"""What else is done with the customers drawn into a step."""
 
 
 class CustomerRows(Protocol):
@@ -77,17 +91,23 @@ def train_round(
     local_rate: float,
     step: LocalStep = PLAIN_STEP,
     settings: LocalSettings = LocalSettings(),
+    share: float = 1.0,
+    beside: Beside = lambda _: None,
 ) -> Adapter:
-    """Return the noisy update of the tensors that `method` trains, after `plan.steps` private steps from `adapter`."""
+    """Return the noisy update of the tensors that `method` trains, after `plan.steps` private steps from `adapter`.
+
+    `share` is the adapter's part of every step's privacy, 1 - h; `beside` is told who was drawn into each step.
+    """
     names = trained(adapter, method, plan.round)
     model.to(settings.device)
     put(model, adapter)
-    with private(model, names, plan, local_rate, randomness, settings, step) as (engine, optimizer):
+    mine = replace(plan, sigma=plan.sigma / math.sqrt(share))
+    with private(model, names, mine, local_rate, randomness, settings, step) as (engine, optimizer):
 
         def gradients(drawn: list[int]) -> None:
             per_customer_gradients(engine, customers.rows(drawn, randomness), settings.device)
 
-        private_steps(optimizer, len(customers), plan, randomness, settings.microbatch, gradients)
+        private_steps(optimizer, len(customers), plan, randomness, settings.microbatch, gradients, beside)
     return difference(lift(model), adapter, names)
 
 
@@ -98,10 +118,13 @@ def private_steps(
     randomness: Randomness,
     microbatch: int,
     gradients: Gradients,
+    beside: Beside = lambda _: None,
 ) -> None:
-    """Take exactly `plan.steps` steps, each on a fresh Poisson draw out of N `customers`."""
+    """Take exactly `plan.steps` steps, each on a fresh Poisson draw out of N `customers`, which `beside` is told of."""
     for _ in range(plan.steps):
-        private_step(optimizer, poisson(customers, plan.rate, randomness), microbatch, gradients)
+        drawn_B = poisson(customers, plan.rate, randomness)
+        private_step(optimizer, drawn_B, microbatch, gradients)
+        beside(drawn_B)
 
 
 def private_step(optimizer: CustomerDPOptimizer, drawn_B: Whole, microbatch: int, gradients: Gradients) -> None:

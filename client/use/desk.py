@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 from client.config import MerchantSettings, lexicon, load_merchant
-from client.data.customers import LONG_GAP, Customer, gather, habit, history_before, offer_prompt
+from client.data.customers import Customer, gather, habit, history_before, offer_prompt
 from client.data.sources import read_shop
 from client.use import describe as descriptions
+from client.use import recommend as recommending
 from client.use.campaign import CampaignLine, opted_out, sent
 from client.use.copywriter import Copy, Writer, compose, writer_of
 from client.use.facts import Facts, facts_of, said
 from client.use.label import LABELS
 from client.use.overlap import Corpus, corpus_of, training_texts
 from client.use.profile import Tag, profile
-from client.use.recommend import Catalogue, Offer, catalogue, rank
+from client.use.ranking.book import Book, day_of, open_book
+from client.use.ranking.rankers import Choice, view
+from client.use.ranking.window import Window
+from client.use.recommend import Offer, head_in, open_window
 from client.use.reply import Memory, Reply, answer, read_policies, remember
 from client.use.reviews import Reading, Scores, read_review, usual_scores
 from client.use.templates import copy_of
@@ -28,14 +31,12 @@ from client.use.words import phrase
 from common.config import LoraSettings, parse_settings
 from common.errors import UserError
 from common.lora import Bench, bench, initial, load, put
+from common.ranking import Floats
 from common.schema import Dialog, Product, Shop
-from common.text import PLAIN, Lexicon, ago, keywords
+from common.text import PLAIN, Lexicon, ago, clean, keywords
 
 COPIED = 0.5
 """Share of a text's runs in a few customers' or campaigns' own words from which on it is left out."""
-
-RANKED, KEPT = 20, 50_000
-"""Items ranked at once for a customer, and customers whose items are kept."""
 
 USUAL = 32
 """Reviews over which the model's habit is averaged."""
@@ -49,9 +50,10 @@ class Desk:
     bench: Bench = field(repr=False)
     customers: dict[str, Customer] = field(repr=False)
     products: dict[str, Product] = field(repr=False)
-    shop: Catalogue = field(repr=False)
     time: datetime
     book: Shop | None = field(default=None, repr=False)
+    head: Mapping[str, Floats] | None = field(default=None, repr=False)
+    """The federation's recommendation head, where the shared adapter's folder has one."""
     writer: Writer | None = field(default=None, repr=False)
     """What drafts texts; the model itself unless somebody gathers requests."""
 
@@ -66,8 +68,26 @@ class Desk:
         return self.writer or writer_of(self.bench)
 
     @cached_property
-    def _ranked(self) -> dict[str, list[Offer]]:
-        return {}
+    def purchases(self) -> Book:
+        """Who bought what and when, as columns."""
+        return open_book(list(self.customers.values()), self.products)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Where each customer stands in `purchases`."""
+        return {customer: place for place, customer in enumerate(self.purchases.customers)}
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What each item of the catalogue is called, fit to be shown."""
+        return {item: clean(product.name) or item for item, product in self.products.items()}
+
+    @cached_property
+    def window(self) -> Window:
+        """The shop's rankers as of the desk's day, with the shared head where the guard keeps it."""
+        choice = Choice(debias=self.settings.offer.debias)
+        seen = view(self.purchases, day_of(self.time))
+        return open_window(seen, self.head, choice, self.names)
 
     @cached_property
     def dialogs(self) -> Sequence[Dialog]:
@@ -109,14 +129,14 @@ class Desk:
         return self.products[item]
 
     def recommend(self, customer: Customer, k: int) -> list[Offer]:
-        """Return the `k` best items for `customer`; rows and model of a desk never change, so what was found is kept."""
-        found = self._ranked.get(customer.id)
-        if found is None or len(found) < min(k, len(self.shop.names)):
-            found = rank(self.bench, customer, self.shop, self.time, self.lang, max(k, RANKED))
-            if len(self._ranked) >= KEPT:
-                self._ranked.clear()
-            self._ranked[customer.id] = found
-        return found[:k]
+        """Return the `k` best items of the catalogue for `customer`: what she buys again, then what is new to her."""
+        place = self.places[customer.id]
+        return recommending.offers(self.window, place, self.names, self.settings.offer.slots, k)
+
+    def due(self, within: int) -> list[Customer]:
+        """Return who will likely order within `within` days and takes messages, the likeliest first."""
+        ready = recommending.due(self.purchases, day_of(self.time), within)
+        return [self.customers[one] for one in ready if one not in self.silent]
 
     def copy(
         self, customer: Customer, product: Product, count: int, channel: str = "短信", offer: str = ""
@@ -151,7 +171,7 @@ class Desk:
     def at(self, time: datetime, writer: Writer) -> Desk:
         """Return the desk as of another time, with drafts from `writer`; what the shop's texts are does not change."""
         other = replace(self, time=time, writer=writer)
-        vars(other)["corpus"] = self.corpus  # kept, where it would be gathered again
+        vars(other).update(corpus=self.corpus, purchases=self.purchases)  # kept, where they would be gathered again
         return other
 
     def describe(self, product: Product, count: int, seed: int = 0) -> list[Copy]:
@@ -192,11 +212,10 @@ def open_desk(folder: Path, work: Bench | None = None) -> Desk:
             raise UserError(f"{folder} has no {table}; check [sources] in merchant.toml")
     customers = gather(shop)
     time = max(order.order_time for order in shop.orders) + timedelta(days=1)
-    names = {product.item_id: product.name for product in shop.products}
     products = {product.item_id: product for product in shop.products}
     by_id = {customer.id: customer for customer in customers}
-    known = catalogue(customers, names, time, lexicon(settings))
-    return Desk(settings, work or load_model(settings), by_id, products, known, time, shop)
+    head = head_in(settings.model.adapter)
+    return Desk(settings, work or load_model(settings), by_id, products, time, shop, head)
 
 
 def load_model(settings: MerchantSettings) -> Bench:
@@ -229,26 +248,14 @@ def interests(customer: Customer, known: Lexicon = PLAIN, lang: str = "zh") -> s
     return phrase(lang, "reason_words", words=("、" if lang == "zh" else ", ").join(found)) if found else ""
 
 
-def due(customer: Customer, time: datetime, days: int) -> bool:
-    """Return whether the customer's rhythm says that the next order falls due by `days` after `time`."""
-    if not customer.baskets:
-        return False
-    gap = habit(customer.baskets, time).gap_days
-    last = customer.baskets[-1].time
-    return (
-        gap < LONG_GAP and last + timedelta(days=gap) <= time + timedelta(days=days) and (time - last).days <= 3 * gap
-    )
-
-
 def campaign(
     desk: Desk, within: int, limit: int, channel: str = "短信", offer: str = "", seed: int = 0, mark: bool = False
 ) -> Iterator[CampaignLine]:
-    """Yield one line for each of the first `limit` customers that are due within `within` days: item, words and why.
+    """Yield one line for each of the `limit` customers likeliest to be due within `within` days: item, words and why.
 
     Customers who opted out get none. The same seed, rows and model give the same lines.
     """
-    ready = (one for one in desk.customers.values() if one.id not in desk.silent and due(one, desk.time, within))
-    for customer in islice(ready, limit):
+    for customer in desk.due(within)[:limit]:
         item = desk.recommend(customer, 1)[0]
         texts = desk.compose(customer, desk.products[item.item_id], 1, channel, offer, seed)
         if texts:

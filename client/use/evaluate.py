@@ -8,55 +8,45 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import numpy as np
 import torch
 
-from client.data.customers import Basket, Customer, gather, next_prompt, pose
+from client.data.customers import gather, pose
 from client.train.loss import token_losses
-from client.use.recommend import (
-    Catalogue,
-    bought,
-    by_frequency,
-    by_popularity,
-    candidates,
-    catalogue,
-    frequency_score,
-    model_scores,
-)
-from client.use.recommend import blend as pool
+from client.use.ranking.book import Book, day_of, open_book
+from client.use.ranking.features import orders
+from client.use.ranking.lists import TARGET_DAYS, K, listed, next_order, score
+from client.use.ranking.rankers import Choice, view
+from client.use.ranking.window import plain, top
+from client.use.recommend import open_window
 from common.lora import Bench
-from common.metrics import mean, ndcg_at, recall_at
+from common.metrics import mean
 from common.model import Base
+from common.ranking import Floats
 from common.schema import Shop
 from common.text import TASKS, Example
 from common.tokens import Encoded, encode_examples, stack
 
-K = 10
-TARGET_DAYS = 30
 BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One held-out question: a customer's history up to `time` and the item ids that the next basket really held."""
-
-    history: Sequence[Basket]
-    truth: frozenset[str]
-    time: datetime
-
-
-@dataclass(frozen=True)
 class HeldOut:
-    """A shop's later weeks, never trained on: encoded tasks by name with the customers they are of, and questions."""
+    """A shop's later weeks, never trained on: encoded tasks by name with the customers they are of, and questions.
+
+    A question is a customer of the book, by place: what the first order of the `TARGET_DAYS` from `day` on holds.
+    """
 
     tasks: Mapping[str, Sequence[Encoded]]
     owners: Mapping[str, Sequence[str]]
-    asked: Sequence[Asked]
+    asked: Sequence[int]
     copy: Sequence[Example]
     customers: int
-    shop: Catalogue
+    book: Book = field(compare=False)
+    day: int
     lang: str
 
 
@@ -75,22 +65,21 @@ def held_out(shop: Shop, base: Base, until: datetime, max_tokens: int, per_task:
     encoded = {task: encode_examples(base, [one for _, one in found], max_tokens) for task, found in tasks.items()}
     owners = {task: [owner for owner, _ in found] for task, found in tasks.items()}
     copy = [one for _, one in posed[TASKS["copy"].name(shop.lang)]]
-    seen = catalogue(customers, {item: product.name for item, product in products.items()}, until)
-    asked = [question for customer in customers if (question := _question(customer, until)) is not None]
-    return HeldOut(encoded, owners, every_nth(asked, questions), copy, len(customers), seen, shop.lang)
+    book, day = open_book(customers, products), day_of(until + timedelta(days=1) - timedelta(microseconds=1))
+    asked = every_nth(_questions(book, day), questions)
+    return HeldOut(encoded, owners, asked, copy, len(customers), book, day, shop.lang)
+
+
+def _questions(book: Book, day: int) -> list[int]:
+    """Return the customers who ordered on two days before `day` and again within `TARGET_DAYS`."""
+    days_U = orders(book.before(day))[1]
+    later_P = book.between(day, day + TARGET_DAYS).customer_P
+    return [who for who in np.unique(later_P).tolist() if days_U[who] >= 2]
 
 
 def every_nth(found: Sequence, limit: int) -> list:  # type: ignore[type-arg]
     """Return at most `limit` of `found`, evenly spread."""
     return [found[place * len(found) // limit] for place in range(limit)] if len(found) > limit else list(found)
-
-
-def _question(customer: Customer, until: datetime) -> Asked | None:
-    history = [basket for basket in customer.baskets if basket.time < until]
-    later = [basket for basket in customer.baskets if until <= basket.time < until + timedelta(days=TARGET_DAYS)]
-    if len(history) < 2 or not later:
-        return None
-    return Asked(history, frozenset(later[0].items), until)
 
 
 @dataclass(frozen=True)
@@ -140,34 +129,22 @@ def by_length(found: Sequence[Encoded]) -> list[list[tuple[int, Encoded]]]:
     return batches
 
 
-def rankings(bench: Bench, held: HeldOut) -> list[dict[str, tuple[float, float]]]:
-    """Return, for every question, recall@10 and nDCG@10 of each ranker."""
-    return [{name: _score(ranked, one) for name, ranked in _ranked(bench, held, one).items()} for one in held.asked]
-
-
-def _score(ranked: Sequence[str], one: Asked) -> tuple[float, float]:
-    return recall_at(ranked, one.truth, K), ndcg_at(ranked, one.truth, K)
-
-
-def _ranked(bench: Bench, held: HeldOut, one: Asked) -> dict[str, list[str]]:
-    items = candidates(one.history, held.shop)
-    opinion = dict(
-        zip(
-            items,
-            model_scores(
-                bench, next_prompt(one.history, one.time, held.lang), [held.shop.names[item] for item in items]
-            ),
-            strict=True,
-        )
-    )
-    times = bought(one.history)
-    pooled = {item: pool(frequency_score(item, one.history, times, held.shop), opinion[item]) for item in items}
-    return {
-        "popularity": by_popularity(held.shop)[:K],
-        "frequency": by_frequency(one.history, held.shop)[:K],
-        "model": sorted(items, key=lambda item: (-opinion[item], item))[:K],
-        "blend": sorted(items, key=lambda item: (-pooled[item], item))[:K],
+def rankings(held: HeldOut, head: Mapping[str, Floats] | None = None) -> list[dict[str, tuple[float, float]]]:
+    """Return, for every question, recall@10 and nDCG@10 of each ranker; `desk` is what the shop's desk offers with `head`."""
+    past = held.book.before(held.day)
+    seen, asked_N = view(past, held.day), np.array(held.asked, dtype=np.int64)
+    truth_NI = next_order(held.book, held.day)[asked_N]
+    popular_NI = np.broadcast_to(seen.popular, truth_NI.shape)
+    lists = {
+        "popularity": listed(np.full(truth_NI.shape, -np.inf), popular_NI),
+        "frequency": top(plain(seen), asked_N),
+        "desk": top(open_window(seen, head, Choice()), asked_N),
     }
+    found = {name: score(listed_NK, truth_NI) for name, listed_NK in lists.items()}
+    return [
+        {name: (float(one.recall_U[row]), float(one.ndcg_U[row])) for name, one in found.items()}
+        for row in range(len(asked_N))
+    ]
 
 
 def summarise(scored: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, dict[str, float]]:

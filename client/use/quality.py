@@ -18,9 +18,10 @@ import numpy as np
 from client.use.copywriter import Copy, writer_of
 from client.use.desk import Desk
 from client.use.drafts import Draft, Request
-from client.use.evaluate import K, Nats, every_nth, example_losses, held_out, rankings
+from client.use.evaluate import Nats, every_nth, example_losses, held_out, rankings
 from client.use.facts import Facts, coverage, invented
 from client.use.guard import check
+from client.use.ranking.lists import K
 from client.use.reviews import class_shares
 from client.use.templates import copy_of
 from common.errors import UserError
@@ -83,7 +84,7 @@ def measure(desk: Desk, questions: int, until: datetime | None, seed: int) -> Qu
     losses = example_losses(desk.bench, held)
     cases = list(_cases(desk, since, questions, seed))
     figures = [
-        *_ranking_figures(rankings(desk.bench, held)),
+        *_ranking_figures(rankings(held, desk.head)),
         *_loss_figures(losses, held.owners, desk.lang, {task: _letters(desk, task, held) for task in losses}),
         *_copy_figures(cases, desk.lang),
         *_review_figures(desk, every_nth([one for one in desk.book.reviews if one.time >= since], questions)),
@@ -133,7 +134,7 @@ def _ranking_figures(scored: Sequence[Mapping[str, tuple[float, float]]]) -> Ite
     """Yield recall and nDCG of what the desk offers, beside the customer's own frequency."""
     if not scored:
         return
-    mine = "blend" if "blend" in scored[0] else next(iter(scored[0]))
+    mine = "desk" if "desk" in scored[0] else next(iter(scored[0]))
     for place, name in enumerate((f"recall_{K}", f"ndcg_{K}")):
         values = [one[mine][place] for one in scored]
         simple = sum(one["frequency"][place] for one in scored) / len(scored) if "frequency" in scored[0] else None

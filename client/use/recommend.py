@@ -1,35 +1,37 @@
-"""What to offer: frequency, popularity and the shared model's own opinion, each alone and blended.
+"""What to offer one customer, and who is due: the shop's rankers, with the shared head where it serves this shop.
 
-All of it runs inside the shop, on the shop's rows; nothing here leaves it.
+All of it runs inside the shop, on the shop's rows, and no language model is asked.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from pathlib import Path
 
-import torch
+import numpy as np
 
-from client.data.customers import Basket, Customer, next_prompt
-from common.lora import Bench
-from common.text import PLAIN, Lexicon, clean, words
+from client.use.ranking import timing
+from client.use.ranking.book import Book
+from client.use.ranking.guard import judge
+from client.use.ranking.lists import K
+from client.use.ranking.rankers import Choice, View
+from client.use.ranking.window import Place, Window, by_habit, by_head
+from common.ranking import HEAD_FILE, PARTS, Floats, read_head
 
-POPULAR_DAYS = 90
-CANDIDATES = 40
-PRIOR_ORDERS = 1.0
-MODEL_WEIGHT = 0.05
-"""The model's say beside the customer's own frequency: with the first base it may settle near ties, and no more."""
+LIKELY = 0.5
+"""The most that a customer's chance of an order within the days asked about must be for her to be due."""
 
-LONGEST_NAME = 48
-"""Tokens of a name that are scored."""
+NO_HEAD: Mapping[str, Floats] = {name: np.zeros(part.shape, dtype=np.float32) for name, part in PARTS.items()}
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One item for one customer; `score` is a log-probability up to a constant, `times` how often it was bought."""
+    """One item for one customer, bought `times` times before.
+
+    `score` compares items bought before with one another, and new ones with one another, not one kind with the other.
+    """
 
     item_id: str
     name: str
@@ -37,118 +39,53 @@ class Offer:
     times: int
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """A shop's items as seen at one time: id -> name, the share of recent baskets that held each, and the name's words."""
-
-    names: Mapping[str, str]
-    popularity: Mapping[str, float]
-    words: Mapping[str, frozenset[str]]
+def head_in(folder: Path | None) -> Mapping[str, Floats] | None:
+    """Return the head in a run's model folder, or None where there is none; raise `UserError` for one that is damaged."""
+    path = folder / HEAD_FILE if folder else None
+    return read_head(path) if path and path.exists() else None
 
 
-def catalogue(
-    customers: Sequence[Customer], names: Mapping[str, str], time: datetime, lexicon: Lexicon = PLAIN
-) -> Catalogue:
-    """Return the catalogue with popularity over the `POPULAR_DAYS` before `time`; an unsold item keeps a small share.
+def open_window(
+    seen: View, head: Mapping[str, Floats] | None, choice: Choice, names: Mapping[str, str] | None = None
+) -> Window:
+    """Return the window that a shop ranks by: the head's where there is one and the guard keeps it, else by frequency.
 
-    `lexicon` holds the shop's own terms and stop words, which the words of names are cut by.
+    Only items with a name in `names` are offered, all where it is None: what left the catalogue cannot be sold. Without
+    the head new items are ranked all the same, by the shop's own sales and likeness.
     """
-    since = time - timedelta(days=POPULAR_DAYS)
-    held: Counter[str] = Counter()
-    baskets = 0
-    for customer in customers:
-        for basket in customer.baskets:
-            if since <= basket.time < time:
-                baskets += 1
-                held.update(basket.items.keys())
-    share = {item: (held[item] + 0.1) / (baskets + 1) for item in names}
-    known = {item: clean(name) or item for item, name in names.items()}
-    return Catalogue(known, share, {item: frozenset(words(name, lexicon)) for item, name in known.items()})
+    offered_I = np.array([names is None or item in names for item in seen.book.shelf.items], dtype=np.bool_)
+    if head is not None and judge(seen.book, seen.day, head).use_head:
+        return by_head(seen, head, choice, offered_I)
+    return by_habit(seen, head if head is not None else NO_HEAD, choice, offered_I)
 
 
-def bought(history: Sequence[Basket]) -> Counter[str]:
-    """Return how many of the customer's baskets held each item."""
-    return Counter(item for basket in history for item in basket.items)
+def slots_of(k: int, slots: int) -> int:
+    """Return how many of `k` places are for items bought before, as `slots` of ten say, rounded up.
 
-
-def by_popularity(shop: Catalogue) -> list[str]:
-    """Return item ids, the most popular first, ties by id."""
-    return sorted(shop.names, key=lambda item: (-shop.popularity[item], item))
-
-
-def by_frequency(history: Sequence[Basket], shop: Catalogue) -> list[str]:
-    """Return item ids by personal frequency, ties and the rest by popularity (GP-TopFreq of the literature)."""
-    times = bought(history)
-    return sorted(shop.names, key=lambda item: (-times[item], -shop.popularity[item], item))
-
-
-def likeness(item: str, familiar: frozenset[str], shop: Catalogue) -> float:
-    """Return the share of the words in the item's name that names of items bought before have too."""
-    mine = shop.words[item]
-    return len(mine & familiar) / len(mine) if mine else 0.0
-
-
-def familiar_words(times: Counter[str], shop: Catalogue) -> frozenset[str]:
-    """Return the words of everything bought before."""
-    return frozenset(word for item in times for word in shop.words.get(item, ()))
-
-
-def frequency_score(item: str, history: Sequence[Basket], times: Counter[str], shop: Catalogue) -> float:
-    """Return log of the share of baskets that will hold `item`: the customer's own, shrunk to the shop's by one basket.
-
-    A new item that is named like what was bought before counts up to twice its popularity.
+    >>> slots_of(10, 8), slots_of(5, 8), slots_of(1, 8), slots_of(3, 0)
+    (8, 4, 1, 0)
     """
-    alike = 0.0 if times[item] else likeness(item, familiar_words(times, shop), shop)
-    prior = shop.popularity[item] * (1 + alike)
-    return math.log((times[item] + PRIOR_ORDERS * prior) / (len(history) + PRIOR_ORDERS))
+    return -(-k * slots // K)
 
 
-def candidates(history: Sequence[Basket], shop: Catalogue, limit: int = CANDIDATES) -> list[str]:
-    """Return the first `limit` items: everything bought before, then the popular, those named alike first."""
-    times = bought(history)
-    familiar = familiar_words(times, shop)
-    pull = {item: shop.popularity[item] * (1 + likeness(item, familiar, shop)) for item in shop.names}
-    return sorted(shop.names, key=lambda item: (-times[item], -pull[item], item))[:limit]
+def offers(window: Window, customer: int, names: Mapping[str, str], slots: int, k: int) -> list[Offer]:
+    """Return at most `k` items for the customer at that place of the book, known ones in their slots first."""
+    return [_offer(window, one, names) for one in window.best(customer, slots_of(k, slots), k)]
 
 
-def model_scores(bench: Bench, prompt: str, names: Sequence[str]) -> list[float]:
-    """Return the mean log-probability in nats per token with which the model begins its answer to `prompt` by each name.
+def _offer(window: Window, one: Place, names: Mapping[str, str]) -> Offer:
+    item = window.seen.book.shelf.items[one.item]
+    return Offer(item, names[item], one.score, one.times)
 
-    The mean, so that a long name is no handicap. The prompt runs once; its keys and values are shared by all names.
+
+def due(book: Book, day: int, within: int) -> list[str]:
+    """Return the customers who will likely order within `within` days, the likeliest first, ties in the book's order.
+
+    Only who came back before: a single order tells no rhythm. Likely is more likely than not, or, where the days are few
+    for the shop's rhythm, than for somebody who is known to keep it: an order every `rhythm` days at random.
     """
-    tokenizer, end = bench.base.tokenizer, bench.base.end
-    context = [end, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-    answers = [ids[:LONGEST_NAME] for ids in tokenizer(list(names), add_special_tokens=False)["input_ids"]]
-    limit = bench.base.model.config.n_positions - max(map(len, answers))
-    with torch.inference_mode():
-        return _continue(bench, context[-limit:], answers, end)
-
-
-def _continue(bench: Bench, context: list[int], answers: list[list[int]], end: int) -> list[float]:
-    ids_1T = torch.tensor([context], device=bench.model.device)
-    first = bench.model(input_ids=ids_1T, use_cache=True)
-    longest = max(map(len, answers))
-    padded_NT = torch.tensor([[*one, *[end] * (longest - len(one))] for one in answers], device=ids_1T.device)
-    cache = first.past_key_values
-    cache.batch_repeat_interleave(len(answers))
-    later_NTV = bench.model(input_ids=padded_NT, past_key_values=cache, use_cache=True).logits
-    logits_NTV = torch.cat([first.logits[:, -1:].expand(len(answers), -1, -1), later_NTV[:, :-1]], dim=1)
-    picked_NT = logits_NTV.log_softmax(-1).gather(2, padded_NT[:, :, None])[:, :, 0]
-    return [float(picked_NT[row, : len(one)].mean()) for row, one in enumerate(answers)]
-
-
-def rank(bench: Bench, customer: Customer, shop: Catalogue, time: datetime, lang: str, k: int = 10) -> list[Offer]:
-    """Return the `k` best items for `customer` at `time`: frequency and the shared model, pooled in log space."""
-    items = candidates(customer.baskets, shop)
-    opinion = model_scores(bench, next_prompt(customer.baskets, time, lang), [shop.names[item] for item in items])
-    times = bought(customer.baskets)
-    offers = [
-        Offer(item, shop.names[item], blend(frequency_score(item, customer.baskets, times, shop), score), times[item])
-        for item, score in zip(items, opinion, strict=True)
-    ]
-    return sorted(offers, key=lambda offer: (-offer.score, offer.item_id))[:k]
-
-
-def blend(frequency: float, model: float) -> float:
-    """Return the log-linear pool of both opinions."""
-    return (1 - MODEL_WEIGHT) * frequency + MODEL_WEIGHT * model
+    found = timing.timing(book, day)
+    chance_U = np.where(found.again_U > 0, timing.due(found, within), 0.0)
+    least = min(LIKELY, -math.expm1(-within / max(timing.rhythm(found), 0.5)))
+    order = np.argsort(-chance_U, kind="stable")
+    return [book.customers[place] for place in order.tolist() if chance_U[place] >= max(least, 1e-9)]

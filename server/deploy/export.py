@@ -25,6 +25,7 @@ import tomli_w
 from common.cli import language
 from common.errors import UserError
 from common.files import cannot_write, write_atomic
+from common.ranking import HEAD_FILE
 from server.config import load_coordinator
 from server.deploy.enrolment import read_merchants
 from server.deploy.layout import Layout
@@ -46,6 +47,8 @@ def export(layout: Layout, run: CoordinatorRun, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run.folder / ROUNDS, folder / ROUNDS, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
         shutil.copytree(round_folder(run.folder, numbers[-1]) / "adapter", folder / "model")
+        if (head := round_folder(run.folder, numbers[-1]) / HEAD_FILE).exists():
+            shutil.copyfile(head, folder / "model" / HEAD_FILE)
         if layout.chain.exists():
             shutil.copyfile(layout.chain, folder / "chain.jsonl")
     except OSError as error:

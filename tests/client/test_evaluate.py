@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+import numpy as np
 import pytest
 import torch
 
 from client.data.customers import gather, pose
 from client.use.evaluate import (
     BATCH_TOKENS,
-    TARGET_DAYS,
     HeldOut,
     by_length,
     every_nth,
@@ -18,14 +18,21 @@ from client.use.evaluate import (
     rankings,
     summarise,
 )
-from client.use.recommend import by_popularity
+from client.use.ranking.book import day_of
+from client.use.ranking.lists import TARGET_DAYS
+from client.use.ranking.rankers import by_frequency, view
 from common.lora import Bench, initial, put
 from common.metrics import ndcg_at, perplexity, recall_at
+from common.ranking import FEATURES, PARTS
 from common.schema import Shop
 from common.tokens import Encoded, encode_examples
 
 TOKENS = 96
-RANKERS = ["popularity", "frequency", "model", "blend"]
+RANKERS = ["popularity", "frequency", "desk"]
+
+
+def four_weeks_before_the_end(shop: Shop) -> datetime:
+    return max(row.order_time for row in shop.orders) - timedelta(weeks=4)
 
 
 @pytest.fixture
@@ -58,36 +65,33 @@ def test_held_out_tasks_are_those_from_the_cut_on(shop: Shop, fresh: Bench) -> N
         assert list(found) == encode_examples(fresh.base, wanted, TOKENS)
 
 
-def test_a_question_asks_for_the_next_basket_within_its_days(shop: Shop, fresh: Bench) -> None:
+def test_a_question_is_a_customer_of_two_orders_who_came_again_within_the_days(shop: Shop, fresh: Bench) -> None:
     until = max(row.order_time for row in shop.orders) - timedelta(weeks=4)
     held = held_out(shop, fresh.base, until, TOKENS, 0, 10_000)
-    assert held.asked
-    for one in held.asked:
-        assert len(one.history) >= 2
-        assert all(basket.time < until == one.time for basket in one.history)
-    truths = [one.truth for one in held.asked]
-    later = [
-        frozenset(basket.items)
-        for who in gather(shop)
-        for basket in who.baskets
-        if until <= basket.time < until + timedelta(days=TARGET_DAYS)
-    ]
-    assert all(truth in later for truth in truths)
+    assert held.day == day_of(until + timedelta(days=1))
+    expected = []
+    for who in gather(shop):
+        days = [day_of(basket.time) for basket in who.baskets]
+        if len({day for day in days if day < held.day}) >= 2:
+            expected += [who.id] if any(held.day <= day < held.day + TARGET_DAYS for day in days) else []
+    assert [held.book.customers[one] for one in held.asked] == expected
+    assert expected
 
 
 def test_the_bounds_hold_and_nothing_at_all_can_be_asked_for(shop: Shop, fresh: Bench, held: HeldOut) -> None:
     assert all(0 < len(found) <= 6 for found in held.tasks.values())
     assert 0 < len(held.asked) <= 5
-    nothing = held_out(shop, fresh.base, held.asked[0].time, TOKENS, 0, 0)
+    nothing = held_out(shop, fresh.base, four_weeks_before_the_end(shop), TOKENS, 0, 0)
     assert not any(nothing.tasks.values())
-    assert rankings(fresh, nothing) == []
+    assert rankings(nothing) == []
     assert all(one.tokens == 0 for one in losses(fresh, nothing).values())
 
 
-def test_popularity_is_as_it_was_at_the_cut(shop: Shop, fresh: Bench, held: HeldOut) -> None:
-    until = held.asked[0].time
-    early = Shop(shop.id, shop.name, shop.lang, [row for row in shop.orders if row.order_time < until], shop.products)
-    assert held_out(early, fresh.base, until, TOKENS, 1, 1).shop == held.shop
+def test_what_is_ranked_by_is_as_it_was_at_the_cut(shop: Shop, fresh: Bench, held: HeldOut) -> None:
+    later = [row for row in shop.orders if day_of(row.order_time) >= held.day]
+    assert later
+    more = Shop(shop.id, shop.name, shop.lang, [*shop.orders, *later * 3], shop.products)
+    assert rankings(held_out(more, fresh.base, four_weeks_before_the_end(shop), TOKENS, 1, 5)) == rankings(held)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 7, 10])
@@ -121,20 +125,34 @@ def test_batches_hold_every_example_once_within_the_bound() -> None:
 
 
 def test_evaluation_gives_the_same_figures_every_time(shop: Shop, fresh: Bench, held: HeldOut) -> None:
-    again = held_out(shop, fresh.base, held.asked[0].time, TOKENS, 6, 5)
+    again = held_out(shop, fresh.base, four_weeks_before_the_end(shop), TOKENS, 6, 5)
     assert again == held
     assert losses(fresh, again) == losses(fresh, held)
-    assert rankings(fresh, again) == rankings(fresh, held)
+    assert rankings(again) == rankings(held)
 
 
-def test_every_ranker_is_scored_on_every_question(fresh: Bench, held: HeldOut) -> None:
-    scored = rankings(fresh, held)
+def test_every_ranker_is_scored_on_every_question(held: HeldOut) -> None:
+    scored = rankings(held)
     assert len(scored) == len(held.asked)
-    for found, one in zip(scored, held.asked, strict=True):
+    seen = view(held.book, held.day)
+    listed = by_frequency(seen)
+    for found, who in zip(scored, held.asked, strict=True):
         assert list(found) == RANKERS
-        popular = by_popularity(held.shop)
-        assert found["popularity"] == (recall_at(popular, one.truth, 10), ndcg_at(popular, one.truth, 10))
+        mine = held.book.between(held.day, held.day + TARGET_DAYS)
+        days = mine.day_P[mine.customer_P == who]
+        items = mine.item_P[mine.customer_P == who][days == days.min()]
+        truth, ranking = frozenset(map(str, items)), list(map(str, listed[who]))
+        assert found["frequency"] == pytest.approx((recall_at(ranking, truth, 10), ndcg_at(ranking, truth, 10)))
         assert all(0 <= value <= 1 for pair in found.values() for value in pair)
+
+
+def test_a_head_that_knows_nothing_of_this_shop_changes_the_desks_list_alone(held: HeldOut) -> None:
+    head = {name: np.zeros(part.shape, np.float32) for name, part in PARTS.items()}
+    head["rank"][FEATURES.index("days since")] = -9.0
+    plain, other = rankings(held), rankings(held, head)
+    assert [(one["popularity"], one["frequency"]) for one in plain] == [
+        (one["popularity"], one["frequency"]) for one in other
+    ]
 
 
 def test_a_summary_is_the_mean_over_questions() -> None:

@@ -69,6 +69,8 @@ def test_a_key_cannot_be_a_value_and_a_table(flat: dict[str, object]) -> None:
         ({"training.proximal": 2.0, "training.local_rate": 1.0}, ("training.proximal", "2.0", "take at most 1")),
         ({"training.proximal": -0.1}, ("training.proximal", "-0.1")),
         ({"training.proximal": float("inf")}, ("training.proximal", "inf")),
+        ({"training.head_share": 1.0}, ("training.head_share", "1.0")),
+        ({"training.head_share": 0.001}, ("training.head_share", "0.001", "at least 0.01, or 0")),
         ({"training.adam_floor": 0.0}, ("training.adam_floor", "0.0")),
         ({"training.local_optimizer": "lamb"}, ("training.local_optimizer", "lamb")),
         (

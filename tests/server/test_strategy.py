@@ -18,8 +18,9 @@ from common.config import FederationSettings, LoraSettings, Method, ModelSetting
 from common.errors import Unreachable, UserError
 from common.lora import Adapter, digest, to_bytes
 from common.methods import sent
-from common.wire import REPLY, TrainAsk, TrainReply, unpack_ask
+from common.wire import REPLY, TrainAsk, TrainReply, declared_shapes, parted, prefixed, unpack_ask, unpack_reply
 from server.app import serve
+from server.ranking import RATES, state_digest
 from server.rounds import SavedRound, load_round, read_record
 from simulations.grid import InlineGrid
 
@@ -434,3 +435,78 @@ def test_every_merchant_gets_the_same_ask_and_no_privacy_parameter(tiny_base: st
 def test_too_few_merchants_is_unreachable_and_says_how_to_go_on(tiny_base: str, tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"2 of 3 merchants online after 0\.01 s.*--resume"):
         lead(open_shops(good("a", 1), good("b", 2)), tiny_base, tmp_path, merchants=3, wait=0.01)
+
+
+# --- the recommendation head ---
+
+
+def with_head(merchant: str, value: float) -> Shopkeeper:
+    """Return a shopkeeper whose head moves by `value` in every number, beside an honest adapter."""
+
+    def answer(ask: TrainAsk) -> RecordDict:
+        assert ask.head_share == 0.1
+        reply = done(ask, merchant, 1)
+        head = prefixed({name: torch.full_like(tensor, value) for name, tensor in ask.head.items()})
+        return replace(reply, update={**reply.update, **head}).pack()
+
+    return answer
+
+
+def test_the_head_is_led_by_the_mean_of_what_the_merchants_send(tiny_base: str, tmp_path: Path) -> None:
+    shops = open_shops(with_head("a", 0.01), with_head("b", 0.03))
+    last = lead(shops, tiny_base, tmp_path, rounds=2, head_share=0.1)
+    assert last.head is not None
+    assert last.head.rounds == 2
+    np.testing.assert_allclose(last.head.head["gap"], 2 * RATES["gap"] * 0.02, rtol=1e-5)
+    assert read_record(tmp_path, 2)["head_digest"] == state_digest(last.head) != ""
+
+
+def test_a_resumed_run_goes_on_with_its_head(tiny_base: str, tmp_path: Path) -> None:
+    for rounds in (1, 3):
+        last = lead(open_shops(with_head("a", 0.01)), tiny_base, tmp_path / "twice", rounds=rounds, head_share=0.1)
+    whole = lead(open_shops(with_head("a", 0.01)), tiny_base, tmp_path / "once", rounds=3, head_share=0.1)
+    assert state_digest(last.head) == state_digest(whole.head) != ""
+
+
+def test_a_reply_that_lacks_the_head_or_brings_one_unasked_is_set_aside(tiny_base: str, tmp_path: Path) -> None:
+    lead(open_shops(with_head("a", 0.01), good("b", 2)), tiny_base, tmp_path / "lacks", head_share=0.1)
+    assert verdicts(tmp_path / "lacks") == {"a": ("done", 1.0), "node 2": ("set aside", 0.0)}
+
+    def unasked(ask: TrainAsk) -> RecordDict:
+        reply = done(ask, "a", 1)
+        return replace(reply, update={**reply.update, "head.rank": torch.zeros(14)}).pack()
+
+    lead(open_shops(unasked, good("b", 2)), tiny_base, tmp_path / "unasked")
+    assert {status for status, _ in verdicts(tmp_path / "unasked").values()} == {"set aside", "done"}
+    assert load_round(tmp_path / "unasked", 1).head is None
+
+
+def test_who_is_set_aside_for_the_adapter_has_no_part_in_the_head_and_a_mad_head_is_outvoted(
+    tiny_base: str, tmp_path: Path
+) -> None:
+    far = with_head("far", 50.0)
+
+    def loud(ask: TrainAsk) -> RecordDict:
+        content = far(ask)
+        reply = unpack_reply(content, declared_shapes(content))
+        adapter, head = parted(reply.update)
+        louder = {name: one * 200 for name, one in adapter.items()}
+        return replace(reply, update={**louder, **prefixed(head)}).pack()
+
+    honest = [with_head(name, 0.01) for name in "abcd"]
+    last = lead(open_shops(*honest, loud), tiny_base, tmp_path / "krum", robust="krum", head_share=0.1)
+    assert verdicts(tmp_path / "krum")["far"][0] == "set aside"
+    assert "far from the others" in reasons(tmp_path / "krum")["far"]
+    assert last.head is not None
+    np.testing.assert_allclose(last.head.head["gap"], RATES["gap"] * 0.01, rtol=1e-5)
+    last = lead(open_shops(*honest, far), tiny_base, tmp_path / "mad", robust="norm", head_share=0.1)
+    assert verdicts(tmp_path / "mad")["far"][0] == "done"
+    assert last.head is not None
+    np.testing.assert_allclose(last.head.head["gap"], RATES["gap"] * 0.01, rtol=1e-5)
+
+
+def test_below_the_quorum_the_head_stays(tiny_base: str, tmp_path: Path) -> None:
+    first = lead(open_shops(with_head("a", 0.01), with_head("b", 0.01)), tiny_base, tmp_path, rounds=1, head_share=0.1)
+    after = lead(open_shops(failing("a"), failing("b")), tiny_base, tmp_path, rounds=2, head_share=0.1)
+    assert after.number == 2
+    assert state_digest(after.head) == state_digest(first.head) != ""

@@ -107,6 +107,19 @@ def make_book(customers: Sequence[str], shelf: Shelf, customer_P: Whole, day_P: 
 def open_book(customers: Sequence[Customer], products: Mapping[str, Product]) -> Book:
     """Return the book of a shop's customers; an item that the catalogue does not hold is known by the name on the order."""
     named = {item: name for one in customers for basket in one.baskets for item, name in basket.items.items()}
+    return _open(customers, products, named)
+
+
+def catalogue_book(customers: Sequence[Customer], products: Mapping[str, Product]) -> Book:
+    """Return the book of what the catalogue holds, and of nothing else: what may be trained on.
+
+    Its shelf is the shop's and follows from no purchase, so no customer's order of an item that nobody lists can put a word
+    on the shelf and move the others' gradients.
+    """
+    return _open(customers, products, {})
+
+
+def _open(customers: Sequence[Customer], products: Mapping[str, Product], named: Mapping[str, str]) -> Book:
     rows = [product_row(item, products.get(item), named.get(item, item)) for item in sorted({*named, *products})]
     shelf = make_shelf(rows)
     place = {item: code for code, item in enumerate(shelf.items)}
@@ -115,6 +128,7 @@ def open_book(customers: Sequence[Customer], products: Mapping[str, Product]) ->
         for who, one in enumerate(customers)
         for basket in one.baskets
         for item in basket.items
+        if item in place
     ]
     columns = np.array(bought, dtype=np.int64).reshape(-1, 3)
     return make_book([one.id for one in customers], shelf, columns[:, 0], columns[:, 1], columns[:, 2])

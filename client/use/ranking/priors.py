@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.use.ranking.book import Book, Shelf
+from client.use.ranking.book import Book, Shelf, Whole
 from client.use.ranking.features import Doubles, Pairs
 from common.ranking import USUAL_GAP, USUAL_REPEAT, Floats
 
@@ -24,6 +24,8 @@ UNSEEN = 0.3
 """Orders that an item without any counts for."""
 WORDS = 0.3
 """The words' say beside the shop's own sales, in the list of new items."""
+DAMPING, SHRINK = 5.0, 10.0
+"""Buyers more for every item, and items more for every customer, that likeness and a category's share are shrunk by."""
 SHELF, NEIGHBOURS = 0.3, 1.0
 """Weights of how a new item fits a customer: its category among hers, and what customers with books like hers bought."""
 
@@ -75,7 +77,7 @@ def fit(book: Book, found: Pairs) -> Doubles:
     return fits_UI
 
 
-def neighbours(book: Book, found: Pairs, damping: float = 5.0) -> Doubles:
+def neighbours(book: Book, found: Pairs, damping: float = DAMPING) -> Doubles:
     """Return (U, I) what customers with books like hers bought: item-based cosine over the shop's own pairs.
 
     Sarwar et al. 2001 (doi:10.1145/371920.372071), computed by way of customers, who are fewer than items; `damping`
@@ -89,13 +91,19 @@ def neighbours(book: Book, found: Pairs, damping: float = 5.0) -> Doubles:
     return alike_UI
 
 
-def affinity(book: Book, found: Pairs, weight: float = 10.0) -> Doubles:
+def affinity(book: Book, found: Pairs) -> Doubles:
     """Return (U, I) by how much more a customer buys of an item's category than all do here, in log, shrunk."""
     category_I, customers = book.shelf.category_I, len(book.customers)
     categories = int(category_I.max(initial=0)) + 1
     keys = found.customer_R * categories + category_I[found.item_R]
-    count_US = np.bincount(keys, minlength=customers * categories).reshape(customers, categories).astype(np.float64)
-    share_S = (count_US.sum(0) + 0.5) / (count_US.sum() + 0.5 * categories)
-    lift_US = (count_US + weight * share_S) / (count_US.sum(1, keepdims=True) + weight) / share_S
-    found_UI: Doubles = np.log(lift_US)[:, category_I]
+    count_US = np.bincount(keys, minlength=customers * categories).reshape(customers, categories)
+    found_UI: Doubles = lift(count_US, count_US.sum(0).astype(np.float64))[:, category_I]
     return found_UI
+
+
+def lift(count_US: Whole, total_S: Doubles) -> Doubles:
+    """Return (U, S) the log of a customer's share of each category over the shop's, from counts of hers and of all."""
+    share_S = (total_S + 0.5) / (total_S.sum() + 0.5 * len(total_S))
+    mine_US = (count_US + SHRINK * share_S) / (count_US.sum(1, keepdims=True) + SHRINK)
+    found_US: Doubles = np.log(mine_US / share_S)
+    return found_US

@@ -39,6 +39,7 @@ from common.privacy.keys import load_key
 from common.privacy.ledger import Ledger
 from common.privacy.plan import RoundPlan
 from common.privacy.policy import load_policy, read_policy, sign_policy, write_policy
+from common.ranking import Part
 from common.wire import TrainAsk
 
 PLAN = RoundPlan("shop", "audit", 0, 0.1, 1.0, 3, 0.5, 16.0, 1e-6, 4, "p", "a")
@@ -140,6 +141,15 @@ def loose_head(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(head, "clipped_sum", lambda rows, part: honest(rows, replace(part, clip_norm=4 * part.clip_norm)))
 
 
+def adapter_that_shares_nothing_with_the_head(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(trainer, "replace", lambda plan, **_: plan)
+
+
+def head_that_shares_nothing_with_the_adapter(patch: pytest.MonkeyPatch) -> None:
+    honest = Part.deviation
+    patch.setattr(Part, "deviation", lambda part, sigma, head_share=1.0: honest(part, sigma))
+
+
 BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     one.__name__: one
     for one in (
@@ -155,6 +165,8 @@ BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         twice_the_rate,
         divisor_from_the_data,
         loose_head,
+        adapter_that_shares_nothing_with_the_head,
+        head_that_shares_nothing_with_the_adapter,
     )
 }
 
