@@ -154,13 +154,19 @@ def plain(value: Any) -> Any:
 
 
 def run_study(study: Study, out: Path, report: Report, jobs: int = 1) -> dict[str, Any]:
-    """Run what is still to run, `jobs` runs at a time, write study.json and study.md, and return the former's content."""
+    """Run what is still to run, `jobs` runs at a time, and return the content of study.json.
+
+    It and study.md are written after every sweep, so that the first tables can be read while the others are made.
+    """
     _claim(study, out)
-    tables = [_run_sweep(study, sweep, out, report, jobs) for sweep in study.sweep]
-    result = {"study": plain(study.model_dump(mode="json")), "sweeps": plain(tables)}
-    write_atomic(out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    write_atomic(out / TABLE, as_markdown(study, tables))
-    report(str(out / TABLE))
+    tables: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    for sweep in study.sweep:
+        tables.append(_run_sweep(study, sweep, out, report, jobs))
+        result = {"study": plain(study.model_dump(mode="json")), "sweeps": plain(tables)}
+        write_atomic(out / RESULT, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        write_atomic(out / TABLE, as_markdown(study, tables))
+        report(str(out / TABLE))
     return result
 
 

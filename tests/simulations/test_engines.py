@@ -21,6 +21,7 @@ from common.lora import Adapter, bench, digest, initial, load
 from common.methods import trained
 from common.privacy.plan import plan_round
 from server.aggregation import RULES
+from server.rounds import read_record
 from simulations.engines import check_engine
 from simulations.folder import Run
 from simulations.run import simulate
@@ -87,6 +88,12 @@ def mean(updates: Sequence[Adapter], name: str) -> torch.Tensor:
     return torch.stack([(1 / len(updates)) * update[name].double() for update in updates]).sum(0).float()
 
 
+def late(run: Run) -> list[int]:
+    """Return how many merchants were late in each round."""
+    rounds = [read_record(run.folder, number) for number in range(1, run.scenario.training.rounds + 1)]
+    return [sum(one["status"] == "late" for one in record["merchants"]) for record in rounds]
+
+
 def same(one: Adapter, other: Adapter) -> bool:
     """Whether two adapters are equal to the last bit."""
     return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
@@ -113,16 +120,18 @@ def test_ray_below_a_path_with_a_space_is_refused_as_its_workers_would_never_sta
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(" " in sys.prefix, reason="Ray cannot start workers below a path with a space")
-def test_flowers_engine_on_ray_ends_there_too(tmp_path: Path, tiny_base: str) -> None:
+def test_flowers_engine_on_ray_ends_there_too_with_a_merchant_that_comes_back(tmp_path: Path, tiny_base: str) -> None:
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    inline = simulate(small(tiny_base), tmp_path / "inline", resume=False, report=lambda _: None)
+    away = {"mixed.away": (0.0, (2,), 0.0), "training.quorum": 0.5, "training.rounds": 3}
+    inline = simulate(small(tiny_base, **away), tmp_path / "inline", resume=False, report=lambda _: None)
     try:
         other = simulate(
-            small(tiny_base, **{"engine.name": "ray"}), tmp_path / "ray", resume=False, report=lambda _: None
+            small(tiny_base, **away, **{"engine.name": "ray"}), tmp_path / "ray", resume=False, report=lambda _: None
         )
     finally:
         ray.shutdown()
     assert same(load(inline.folder / "model"), load(other.folder / "model"))
+    assert [late(run) for run in (inline, other)] == [[0, 1, 0]] * 2
 
 
 def test_another_seed_is_another_run(tmp_path: Path, tiny_base: str) -> None:
