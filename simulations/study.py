@@ -10,7 +10,8 @@ customer: a paired bootstrap that draws seeds, then customers within each shop (
 two levels as in Ren et al. 2010, doi:10.1080/02664760903046102), so that both the luck of the noise and the choice of
 customers are in the interval.
 
-Every run is on disk under runs/, named by what it ran; a study that was stopped goes on where it was.
+Every run is on disk under runs/, named by what it ran; a study that was stopped goes on where it was, and the runs that
+were under way begin anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import itertools
 import json
 import math
 import multiprocessing
+import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -259,6 +261,10 @@ def _run_one(scenario: Scenario, folder: Path) -> None:
     from simulations.run import train
 
     quiet_libraries()
+    if folder.exists():
+        shutil.rmtree(
+            folder
+        )  # a killed run has paid for a round that it never had: it would not be equal to the others
     train(scenario, folder)
     write_atomic(folder / "done", "")
 
