@@ -76,7 +76,7 @@ class Cell:
 
     settings: Changes
     tuned: Changes
-    arm: str
+    arm: Arm
     perplexity: float
     by_seed: tuple[float, ...]
 
@@ -111,7 +111,7 @@ def load_study(name: str) -> Study:
         raise UserError(f"study {path}: tune_seed = {study.tune_seed} is among the seeds; tune on a seed of its own")
     for sweep in study.sweep:
         for changes in cells(sweep):
-            scenario_of(study, sweep, changes, study.seeds[0])
+            scenario_of(study, changes, study.seeds[0], sweep.arms)
     return study
 
 
@@ -125,9 +125,10 @@ def cells(sweep: Sweep) -> Iterator[dict[str, Any]]:
         yield dict(zip(sweep.vary, values, strict=True))
 
 
-def scenario_of(study: Study, sweep: Sweep, changes: Changes, seed: int) -> Scenario:
-    """Return the scenario of one run."""
-    seeds = {"scenario.seed": seed, "training.seed": seed, "scenario.arms": sweep.arms}
+def scenario_of(study: Study, changes: Changes, seed: int, arms: Sequence[Arm]) -> Scenario:
+    """Return the scenario of one run with those of `arms` and, as every run has it, the federated one."""
+    wanted = ("federated", *(arm for arm in arms if arm != "federated"))
+    seeds = {"scenario.seed": seed, "training.seed": seed, "scenario.arms": wanted}
     return load_scenario(study.scenario, {**study.changes, **changes, **seeds})
 
 
@@ -188,27 +189,38 @@ def _claim(study: Study, out: Path) -> None:
 
 
 def _run_sweep(study: Study, sweep: Sweep, out: Path, report: Report, jobs: int) -> dict[str, Any]:
-    found: dict[tuple[str, str], list[list[Loss]]] = {}
-    rows: list[Cell] = []
     every = list(cells(sweep))
     tries = [{**one, **tried} for one in every for tried in _tries(sweep)]
-    _run(f"{sweep.name}, tuning", [scenario_of(study, sweep, one, study.tune_seed) for one in tries], out, report, jobs)
+    tuning = [scenario_of(study, one, study.tune_seed, sweep.arms) for one in tries]
+    _run(f"{sweep.name}, tuning", tuning, out, report, jobs)
     chosen = [(one, arm, _tuned(study, sweep, one, out, arm)) for one in every for arm in sweep.arms]
-    asked = [scenario_of(study, sweep, {**one, **tuned}, seed) for one, _, tuned in chosen for seed in study.seeds]
-    _run(sweep.name, asked, out, report, jobs)
-    for changes, arm, tuned in chosen:
-        losses = [_losses(study, sweep, {**changes, **tuned}, seed, out, arm) for seed in study.seeds]
-        rows.append(Cell(changes, tuned, arm, math.exp(sum(map(nats, losses)) / len(losses)), _perplexities(losses)))
-        found[_key(changes), arm] = losses
+    asked = {(_key(one), arm): _asked(study, one, tuned, chosen) for one, arm, tuned in chosen}
+    _run(sweep.name, [run for runs in asked.values() for run in runs], out, report, jobs)
+    found = {
+        (key, arm): [losses_of(run_folder(out, one), arm)[0] for one in runs] for (key, arm), runs in asked.items()
+    }
+    rows = [_cell(one, tuned, arm, found[_key(one), arm]) for one, arm, tuned in chosen]
     return {"name": sweep.name, "rows": [_row(sweep, row, found) for row in rows]}
+
+
+def _asked(
+    study: Study, changes: Changes, tuned: Changes, chosen: Sequence[tuple[Changes, Arm, Changes]]
+) -> list[Scenario]:
+    """Return the runs of one cell, one a seed, with every arm that chose the same tuned value."""
+    arms = [arm for one, arm, value in chosen if (one, value) == (changes, tuned)]
+    return [scenario_of(study, {**changes, **tuned}, seed, arms) for seed in study.seeds]
+
+
+def _cell(changes: Changes, tuned: Changes, arm: Arm, losses: Sequence[Sequence[Loss]]) -> Cell:
+    return Cell(changes, tuned, arm, math.exp(sum(map(nats, losses)) / len(losses)), _perplexities(losses))
 
 
 def _perplexities(losses: Sequence[Sequence[Loss]]) -> tuple[float, ...]:
     return tuple(round(math.exp(nats(one)), 4) for one in losses)
 
 
-def _row(sweep: Sweep, row: Cell, found: Mapping[tuple[str, str], list[list[Loss]]]) -> dict[str, Any]:
-    against = (_key({**row.settings, **sweep.against}), "federated")
+def _row(sweep: Sweep, row: Cell, found: Mapping[tuple[str, Arm], list[list[Loss]]]) -> dict[str, Any]:
+    against: tuple[str, Arm] = (_key({**row.settings, **sweep.against}), "federated")
     mine = (_key(row.settings), row.arm)
     gap = None if against == mine or against not in found else vars(compare(found[mine], found[against]))
     return {**vars(row), "perplexity": round(row.perplexity, 4), "gap": gap}
@@ -229,7 +241,8 @@ def _tuned(study: Study, sweep: Sweep, changes: Changes, out: Path, arm: str) ->
     tries = _tries(sweep)
     if not tries:
         return {}
-    lost = [nats(_losses(study, sweep, {**changes, **one}, study.tune_seed, out, arm)) for one in tries]
+    asked = [scenario_of(study, {**changes, **one}, study.tune_seed, sweep.arms) for one in tries]
+    lost = [nats(losses_of(run_folder(out, one), arm)[0]) for one in asked]
     return tries[lost.index(min(lost))]
 
 
@@ -271,11 +284,6 @@ def _run_one(scenario: Scenario, folder: Path) -> None:
 
 def _is_done(folder: Path) -> bool:
     return (folder / "done").exists()
-
-
-def _losses(study: Study, sweep: Sweep, changes: Changes, seed: int, out: Path, arm: str) -> list[Loss]:
-    """Return the held-out losses of one run that is done."""
-    return losses_of(run_folder(out, scenario_of(study, sweep, changes, seed)), arm)[0]
 
 
 def compare(ours: Sequence[Sequence[Loss]], theirs: Sequence[Sequence[Loss]], seed: int = 0) -> Gap:

@@ -123,7 +123,7 @@ def test_a_tuned_value_is_the_best_of_its_own_seed_and_arm(tiny_base: str, tmp_p
         tried = {}
         for rate in (0.01, 1.0):
             changes = {**row["settings"], "training.local_rate": rate}
-            scenario = scenario_of(study, study.sweep[0], changes, study.tune_seed)
+            scenario = scenario_of(study, changes, study.tune_seed, study.sweep[0].arms)
             tried[rate] = nats(losses_of(run_folder(tmp_path / "out", scenario), row["arm"])[0])
         assert row["tuned"]["training.local_rate"] == min(tried, key=tried.__getitem__)
 
