@@ -83,6 +83,10 @@ class TrainingSettings(Settings):
     limit: Annotated[float, Field(ge=0)] = Field(
         0.0, description="largest norm of an update (norm); 0: a tenth above the median of the round"
     )
+    reference: bool = Field(
+        False,
+        description="set aside updates that lead away from where the coordinator's own examples, reference.jsonl, lead",
+    )
     weights: Voices = Field("equal", description="voices: equal, by declared size band, or by declared noise")
     bands: str = Field("", description="declared size bands, `shop-01:large,shop-02:medium`; the others are small")
     weight_cap: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="the largest share of one voice")

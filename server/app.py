@@ -10,9 +10,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config import FederationSettings, from_run_config
 from common.errors import UserError, VerificationFailed
-from common.lora import bench, check_manifest, digest, initial, shapes
+from common.lora import Bench, bench, check_manifest, digest, initial, shapes
+from server.aggregation import residual_of
+from server.reference import REFERENCE, direction, read_reference
 from server.rounds import SavedRound, latest_round, save_round
-from server.strategy import AdapterStrategy
+from server.strategy import AdapterStrategy, Direction
 
 OUTPUT = "output"
 
@@ -54,7 +56,9 @@ def serve(grid: Grid, settings: FederationSettings, folder: Path, run: str, watc
         settings, folder, SavedRound(0, initial(work.model, settings.training.seed), {})
     )
     check_manifest(start.adapter, shapes(work.model))
-    strategy = AdapterStrategy(settings, run, folder, start, settings.model.base)
+    strategy = AdapterStrategy(
+        settings, run, folder, start, settings.model.base, _direction(settings, folder, work, start.number)
+    )
     strategy.start(
         grid,
         ArrayRecord(start.adapter),
@@ -63,6 +67,15 @@ def serve(grid: Grid, settings: FederationSettings, folder: Path, run: str, watc
         evaluate_fn=_watcher(watch, start.number) if watch else None,
     )
     return strategy.current
+
+
+def _direction(settings: FederationSettings, folder: Path, work: Bench, done: int) -> Direction | None:
+    """Return where the run's `reference.jsonl` leads from a round on, or None for a run without one."""
+    if not settings.training.reference or done >= settings.training.rounds:
+        return None
+    examples = read_reference(folder / REFERENCE)
+    scale = settings.lora.alpha / settings.lora.rank
+    return lambda saved, names: direction(work, examples, saved.adapter, residual_of(saved.state), scale, names)
 
 
 def _first(settings: FederationSettings, folder: Path, start: SavedRound) -> SavedRound:

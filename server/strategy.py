@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from common.wire import HEAD, TrainAsk, TrainReply, declared_shapes, parted, unp
 from server.aggregation import RULES, Outcome, Round, combine, residual_of
 from server.optimizers import OPTIMIZERS
 from server.ranking import HeadState, begin, middle_update, state_digest, step
+from server.reference import against, agreement
 from server.robust import robust
-from server.rounds import SavedRound, save_round
+from server.rounds import SavedRound, read_record, save_round
 from server.weights import by_band, by_noise, capped, equal, noise_variance, read_bands
 
 log = logging.getLogger("fugou.server")
@@ -34,7 +35,12 @@ log = logging.getLogger("fugou.server")
 POLL = 0.5
 NORM_LIMIT = 1e4
 """No honest update comes near; above it sums and factorisations stop being numbers."""
+AGREEMENT = "agreement"
 STATUSES = ("done", "refused", "failed", "set aside", "late")
+
+
+Direction = Callable[[SavedRound, Sequence[str]], Adapter]
+"""Where the coordinator's own texts lead: an update of the tensors named, from where the round began."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,15 @@ class Verdict:
     reason: str = ""
     weight: float = 0.0
     reply: TrainReply | None = field(default=None, repr=False)
+    agreement: float | None = None
+    """z of `server.reference`, where the coordinator has one."""
 
     def record(self) -> dict[str, Any]:
         """Return the verdict as it stands in `round.json`."""
         reply = self.reply
+        agreement = {} if self.agreement is None else {AGREEMENT: round(self.agreement, 3)}
         return {
+            **agreement,
             "merchant": self.merchant,
             "status": self.status,
             "reason": self.reason,
@@ -67,8 +77,18 @@ class Verdict:
 class AdapterStrategy(Strategy):
     """One shared adapter, led through rounds; what it knows between rounds is on disk."""
 
-    def __init__(self, settings: FederationSettings, run_id: str, folder: Path, start: SavedRound, base: str) -> None:
+    def __init__(
+        self,
+        settings: FederationSettings,
+        run_id: str,
+        folder: Path,
+        start: SavedRound,
+        base: str,
+        direction: Direction | None = None,
+    ) -> None:
         self.settings, self.run_id, self.folder, self.base_name = settings, run_id, folder, base
+        self.direction = direction
+        self.agreements = agreements(folder, start.number)
         self.current = start
         self.rule = RULES[settings.training.method]
         self.rule.check(settings.training.server_optimizer == "sgd")
@@ -142,6 +162,7 @@ class AdapterStrategy(Strategy):
         number = self.done_before + server_round
         verdicts, bytes_up = self._judge(replies, number)
         arrived = time.monotonic()
+        verdicts = self._held_against_reference(verdicts)
         accepted = [one for one in verdicts if one.status == "done"]
         if len(accepted) >= max(1, self.settings.training.quorum * len(self._asked)):
             judged, outcome = self._next(accepted, number)
@@ -204,6 +225,27 @@ class AdapterStrategy(Strategy):
         if norm > NORM_LIMIT:
             return Verdict(reply.merchant, "set aside", f"update of norm {norm:.3g}, above {NORM_LIMIT:g}")
         return Verdict(reply.merchant, "done", weight=1.0, reply=reply)
+
+    def _held_against_reference(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Return the verdicts, those set aside whose updates lead away from where the coordinator's own texts lead."""
+        updates = {one.merchant: parted(one.reply.update)[0] for one in verdicts if one.status == "done" and one.reply}
+        if self.direction is None or not updates:
+            return list(verdicts)
+        towards = self.direction(self.current, sorted(next(iter(updates.values()))))
+        return [
+            self._with_agreement(one, agreement(updates[one.merchant], towards)) if one.merchant in updates else one
+            for one in verdicts
+        ]
+
+    def _with_agreement(self, verdict: Verdict, z: float) -> Verdict:
+        if verdict.status != "done":  # a second reply in the name of a merchant that has answered
+            return verdict
+        before = self.agreements.setdefault(verdict.merchant, [])
+        reason = against(z, before)
+        before.append(z)
+        if reason:
+            return replace(verdict, agreement=z, status="set aside", reason=reason, weight=0.0)
+        return replace(verdict, agreement=z)
 
     def _expected(self, number: int, declared: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Return names and shapes of what a reply to round `number` carries, at the one rank that it declares."""
@@ -287,6 +329,16 @@ class AdapterStrategy(Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return nothing, as nobody was asked."""
         return None
+
+
+def agreements(run: Path, rounds: int) -> dict[str, list[float]]:
+    """Return every merchant's agreements with the reference in the rounds of a run so far."""
+    found: dict[str, list[float]] = {}
+    for number in range(1, rounds + 1):
+        for one in read_record(run, number)["merchants"]:
+            if one.get(AGREEMENT) is not None:
+                found.setdefault(one["merchant"], []).append(float(one[AGREEMENT]))
+    return found
 
 
 def drawn(nodes: Sequence[int], count: int, seed: int, number: int) -> list[int]:

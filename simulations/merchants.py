@@ -5,15 +5,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
+from itertools import islice
 from pathlib import Path
 
 import tomli_w
 
 from client.config import LEDGER_KEY, OFFICER_KEY, POLICY
+from client.data.customers import gather, pose
+from client.use.evaluate import every_nth
+from common.errors import UserError
 from common.files import cannot_write, sync_folder, write_atomic
 from common.privacy.keys import create_key
 from common.privacy.policy import sign_policy, write_policy
 from common.schema import TABLES, Shop
+from common.text import Example
+from server.reference import REFERENCE, write_reference
 from simulations.attacks import hostile, poisoned
 from simulations.control import scramble
 from simulations.folder import Run
@@ -24,6 +30,10 @@ from simulations.world import HELD_OUT_WEEKS, START, LazyShops, write_shop
 JOURNEY_END = date(2018, 1, 1)
 BEFORE_ALL = datetime(2000, 1, 1)
 """A shop that may train on nothing after this day has customers and no task: its updates are noise."""
+
+REFERENCE_SHOPS, REFERENCE_CUSTOMERS, REFERENCE_EXAMPLES = 16, 12, 128
+NOBODY = 1_000_003
+"""Added to the seed for shops that are nobody's."""
 
 IDS = ("customer_id", "item_id", "review_id", "dialog_id", "campaign_id")
 
@@ -75,11 +85,31 @@ def until(scenario: Scenario) -> datetime:
     return datetime.combine(end - timedelta(weeks=HELD_OUT_WEEKS), time())
 
 
+def reference_examples(scenario: Scenario) -> list[Example]:
+    """Return what the coordinator of a simulation has of its own: examples from made-up shops that are no merchant's.
+
+    Raises `UserError` for a world that is not made up.
+    """
+    about, world = scenario.scenario, scenario.world
+    if about.world != "shops-zh":
+        raise UserError(f"training.reference: scenario {about.name} has no examples that are nobody's; set it to false")
+    shops = LazyShops(about.merchants, REFERENCE_CUSTOMERS, about.seed + NOBODY, skew=world.skew, weeks=world.weeks)
+    posed = [
+        one.example
+        for shop in islice(shops, REFERENCE_SHOPS)
+        for customer in gather(shop, until(scenario))
+        for one in pose(customer, {product.item_id: product for product in shop.products}, shop.lang)
+    ]
+    return every_nth(posed, REFERENCE_EXAMPLES)
+
+
 def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
     """Write every merchant's folder: files, settings, signed policy, keys; folders that are there stay untouched."""
     final = run.folder / "merchants"
     if final.is_dir():
         return
+    if run.scenario.federation().training.reference:
+        write_reference(reference_examples(run.scenario), run.folder / REFERENCE)
     draft = run.folder / ".merchants.draft"
     shutil.rmtree(draft, ignore_errors=True)
     caps = run.scenario.caps()

@@ -127,7 +127,8 @@ class Scenario(Settings):
     def federation(self) -> FederationSettings:
         """Return the part that travels to merchants."""
         merchants = 1 if self.scenario.arm else self.scenario.merchants
-        training = self.training.model_copy(update={"merchants": merchants})
+        reference = self.training.reference and not self.scenario.arm
+        training = self.training.model_copy(update={"merchants": merchants, "reference": reference})
         return FederationSettings(model=self.model, lora=self.lora, training=training)
 
     def policy(self, merchant: str, base_digest: str, place: int = 0) -> Policy:

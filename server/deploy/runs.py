@@ -22,6 +22,7 @@ from server.config import load_coordinator
 from server.deploy.app import COORDINATOR, RUN, STATE
 from server.deploy.control import run_status, start_run, stop_run
 from server.deploy.layout import Layout
+from server.reference import REFERENCE, read_reference, write_reference
 from server.rounds import ROUNDS, SavedRound, read_record
 from server.rounds import roll_back as repeat_round
 
@@ -72,6 +73,8 @@ def begin(
         settings = with_rounds(settings, rounds)
     name = f"{len(list(layout.runs.glob('*'))) + 1:04d}-{secrets.token_hex(4)}"
     run = CoordinatorRun(layout.runs / name, name, settings)
+    if settings.training.reference:
+        write_reference(read_reference(layout.root / REFERENCE), run.folder / REFERENCE)
     _write(run)
     return run
 
