@@ -530,11 +530,13 @@ def _bar_row(key: str, row: BarRow, x: Scale, y: float) -> Markup:
 
 
 def _bar_text(bar: Bar, limit: float | None, x: Scale, y: float) -> Markup:
-    """Return a bar's words: at its end, or inside it where a limit would stand right behind it."""
-    end = x.at(bar.value)
-    if limit is not None and bar.value <= limit and end - x.start > text_width(bar.text) + 12:
-        return words_at(bar.text, end - 6, y, "end", "inside")
-    return words_at(bar.text, max(end, x.at(limit or 0.0)) + 6, y, class_="value")
+    """Return a bar's words: behind its end; where a limit stands in their way, inside a solid bar or behind the limit."""
+    end, wide = x.at(bar.value), text_width(bar.text) + 12
+    if limit is not None and end <= x.at(limit) < end + wide:
+        if bar.fill == "solid" and end - x.start > wide:
+            return words_at(bar.text, end - 6, y, "end", "inside")
+        end = x.at(limit)
+    return words_at(bar.text, end + 6, y, class_="value")
 
 
 def column_chart(

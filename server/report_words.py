@@ -66,10 +66,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "nothing": ("没有更新", "no update"),
     "rounds": ("轮次与裁定", "Rounds and verdicts"),
     "rounds_note": (
-        "✓ 采用　拒 = 商家的政策拒绝　失 = 失败　迟 = 超时　搁 = 检查未过，未采用　· = 未被邀请",
-        "✓ taken   R refused by the merchant's policy   F failed   L late   S set aside by a check   · not asked",
+        "✓ = 采用　拒 = 商家的政策拒绝　失 = 失败　迟 = 超时　搁 = 检查未过，未采用　· = 未被邀请",
+        "✓ = taken; R = refused by the merchant's policy; F = failed; L = late; S = set aside by a check; ·\u00a0= not asked",
     ),
     "round": ("轮", "round"),
+    "adapters": ("每轮之后的共享适配器", "The shared adapter after every round"),
     "adapter": ("共享适配器摘要", "shared adapter's digest"),
     "said": ("商家说的与检查发现的", "What merchants said and checks found"),
     "said_none": ("没有。", "Nothing."),

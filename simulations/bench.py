@@ -339,14 +339,17 @@ def merchants(settings: Crowd, folder: Path, tell: Tell) -> Iterator[Measurement
 
 def membership(settings: Membership, folder: Path, tell: Tell) -> Iterator[Measurement]:
     """Yield one measurement an arm, with and without noise; the page that is named gets the table."""
-    tell(f"membership: {settings.merchants} shops of {settings.candidates} candidates, {settings.rounds} rounds")
+    tell(
+        f"membership: {settings.federations} federations of {settings.merchants} shops of {settings.candidates} "
+        f"candidates, {settings.rounds} rounds"
+    )
     arms: list[dict[str, Any]] = []
     start = "import sys; from simulations.membership import main; main(sys.argv[1:])"
-    for arm in attack.ARMS:
+    for cap in settings.arms:
         load, output = os.getloadavg()[0], folder / "arm.json"
-        usage = measure([sys.executable, "-W", "ignore", "-c", start, settings.model_dump_json(), arm], output)
+        usage = measure([sys.executable, "-W", "ignore", "-c", start, settings.model_dump_json(), str(cap)], output)
         arms.append(last_line(output))
-        yield Measurement(arm, usage, load, attack.facts(arms[-1]))
+        yield Measurement(f"epsilon {cap:g}", usage, load, attack.facts(arms[-1]))
     if settings.page:
         attack.write_table(Path(settings.page), attack.table(settings, arms))
 

@@ -3,17 +3,24 @@
 Every candidate is a canary: a customer whose row is random ids and ends in an id of its own, the only one that counts; a
 target that nobody else has is what a model remembers best (Panda et al. 2025, arXiv:2503.06808). A fair coin lets it
 into its shop or not; the shops train together by the merchants' own private rounds; then the attacker, who has every
-candidate's row but not its coin, scores each by how much likelier it became:
+candidate's row but not its coin, looks at the whole trajectory of what was released and asks of every round whether it
+moved the way this candidate would have moved it:
 
-    member      from the shared adapter alone: loss under the first adapter minus loss under the last
-    coordinator from every update as well: over all rounds, loss after the other shops' updates minus loss after its own
-                shop's
+    a_r(x) = < -g_r(x), move_r > / (|g_r(x)| |move_r|)      g_r(x): x's own gradient under the shared adapter of round r
+    score  = sum over rounds of (a_r(x) - mean of a_r over the reference) / deviation of a_r over the reference
 
-Both are loss thresholds (Yeom et al. 2018, arXiv:1709.01604) calibrated by models that never saw the candidate (Watson et
-al. 2022, arXiv:2111.08440): the first adapter, and the updates of shops where it cannot be. No shadow models are needed.
-The second arm has the same rounds without noise: an attack that finds nobody there would prove nothing where noise is.
+    member      move: the shared adapter after the round minus the one before; reference: all candidates
+    coordinator move: the candidate's own shop's update; reference: candidates of the other shops, which cannot be in it
 
-    N candidates of a shop   T tokens
+-g_r(x) is what a clipped step adds where x was drawn, so against normal noise the inner product is the matched filter, and
+to first order it is the fall of x's loss in that round, without the curvature (gradients as the attacker's evidence:
+Nasr et al. 2019, arXiv:1812.00910). Being held against rows that are known to be out takes the place of shadow models
+(as offline in Carlini et al. 2022, arXiv:2112.03570; by a population in Zarifzadeh et al. 2024, arXiv:2312.03262).
+
+Every arm has the same rounds, rate and learning rate under another cap; the last has no noise: an attack that finds nobody
+there would prove nothing where noise is. Shops are small, so that without noise a model remembers them.
+
+    N candidates of a shop   A candidates of all shops   T tokens   R rounds
 """
 
 from __future__ import annotations
@@ -21,10 +28,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -32,13 +39,13 @@ from pydantic import Field
 from scipy import stats
 
 from client.audit.bounds import Bits, Floats, area, hits_at, proportion
-from client.train.loss import customer_loss
+from client.train.fast import FastGradients
 from client.train.sampling import Randomness, SecureRandom
-from client.train.trainer import LocalSettings, train_round
+from client.train.trainer import LocalSettings, choose, clear, per_customer_gradients, train_round
 from common.config import LoraSettings, Settings
 from common.errors import UserError
 from common.files import write_atomic
-from common.lora import Adapter, Bench, bench, initial, put
+from common.lora import Adapter, Bench, bench, factors_in, initial, put
 from common.privacy import accountant
 from common.privacy.accountant import Setting, up
 from common.privacy.plan import RoundPlan, calibrate
@@ -47,29 +54,38 @@ from server.aggregation import weighted_mean
 
 FALSE_ALARMS = (0.01, 0.05)
 OBSERVERS = ("member", "coordinator")
+SEEN = {"member": "every shared adapter", "coordinator": "every update"}
 MARK = re.compile(r"(?<=<!-- membership -->\n).*?(?=<!-- /membership -->)", re.DOTALL)
 BATCH = 64
 
-Arm = Literal["private", "open"]
-ARMS: tuple[Arm, ...] = ("private", "open")
+
+Cap = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Membership(Settings):
     """The federation and its candidates."""
 
     base: str = Field("default", description="the base model")
-    merchants: Annotated[int, Field(ge=1, le=100)] = Field(3, description="shops")
-    candidates: Annotated[int, Field(ge=20, le=100_000)] = Field(200, description="canaries of a shop, half of them in")
+    federations: Annotated[int, Field(ge=1)] = Field(20, description="federations an arm, each with shops of its own")
+    merchants: Annotated[int, Field(ge=1, le=100)] = Field(3, description="shops of a federation")
+    candidates: Annotated[int, Field(ge=8, le=100_000)] = Field(20, description="canaries of a shop, half of them in")
     tokens: Annotated[int, Field(ge=2, le=1024)] = Field(4, description="length of a canary's row")
-    rounds: Annotated[int, Field(ge=1)] = Field(8, description="rounds")
+    rounds: Annotated[int, Field(ge=1)] = Field(13, description="rounds")
     steps: Annotated[int, Field(ge=1)] = Field(4, description="private steps a round")
     rate: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="chance of a customer to be drawn into a step")
-    epsilon: Annotated[float, Field(gt=0)] = Field(8.0, description="cap of the private arm over all rounds")
-    delta: Annotated[float, Field(gt=0, lt=1)] = Field(1e-6, description="delta of the cap")
+    epsilons: tuple[Cap, ...] = Field(
+        (8.0, 2.0), description="an arm each: caps over all rounds; one without noise is added"
+    )
+    delta: Annotated[float, Field(gt=0, lt=1)] = Field(1e-6, description="delta of the caps")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="clip norm")
-    local_rate: Annotated[float, Field(gt=0)] = Field(2.0, description="learning rate of the shops")
+    local_rate: Annotated[float, Field(gt=0)] = Field(0.1, description="learning rate of the shops")
     threads: Annotated[int, Field(ge=1)] = Field(1, description="threads of torch")
     page: str = Field("", description="a page with the marks <!-- membership --> whose table is written anew")
+
+    @property
+    def arms(self) -> tuple[float, ...]:
+        """The caps of all arms, the one without noise last."""
+        return (*self.epsilons, math.inf)
 
 
 @dataclass(frozen=True)
@@ -121,14 +137,14 @@ def candidates(settings: Membership, vocabulary: int) -> list[Candidates]:
     return [Candidates(ids_NT, random.random(settings.candidates) < 0.5) for ids_NT in ids_MNT]
 
 
-def plan_of(settings: Membership, arm: Arm, merchant: int, number: int) -> RoundPlan:
+def plan_of(settings: Membership, sigma: float, merchant: int, number: int) -> RoundPlan:
     """Return the plan of one round; the divisor is the number of customers that is expected, a constant of the settings."""
     return RoundPlan(
         merchant=f"shop-{merchant}",
         run="membership",
         round=number,
         rate=settings.rate,
-        sigma=sigma_of(settings) if arm == "private" else 0.0,
+        sigma=sigma,
         steps=settings.steps,
         clip_norm=settings.clip_norm,
         divisor=max(1.0, settings.rate * settings.candidates / 2),
@@ -139,22 +155,33 @@ def plan_of(settings: Membership, arm: Arm, merchant: int, number: int) -> Round
     )
 
 
-def sigma_of(settings: Membership) -> float:
-    """Return the noise multiplier under which all rounds together cost `epsilon` at most."""
-    return calibrate(settings.epsilon, settings.delta, settings.rate, settings.steps, settings.rounds)
+def sigma_of(settings: Membership, cap: float) -> float:
+    """Return the noise multiplier under which all rounds together cost `cap` at most; 0 for none."""
+    return calibrate(cap, settings.delta, settings.rate, settings.steps, settings.rounds)
 
 
-def losses(work: Bench, adapter: Adapter, ids_NT: Any) -> Floats:
-    """Return (N,) losses in nats of every row under `adapter`."""
+def alignments(work: Bench, adapter: Adapter, moves: Sequence[Adapter], ids_AT: Any) -> Floats:
+    """Return (moves, A) cosines of every move with the step that every row's own loss asks for under `adapter`.
+
+    A row without a gradient, and a move of nothing, have a cosine of 0.
+    """
     put(work.model, adapter)
-    found = []
-    with torch.no_grad():
-        for start in range(0, len(ids_NT), BATCH):
-            ids_BT = torch.from_numpy(ids_NT[start : start + BATCH])
-            counts_BT = torch.from_numpy(counted(ids_NT[start : start + BATCH]))
-            logits_B2V = work.model(input_ids=ids_BT, logits_to_keep=2).logits
-            found.append(customer_loss(logits_B2V, ids_BT[:, -2:], counts_BT[:, -2:]))
-    return np.asarray(torch.cat(found).double().numpy())
+    chosen: dict[str, Any] = {n: one for n, one in factors_in(work.model).items() if choose(one, n in moves[0])}
+    directions = torch.stack([_unit(torch.cat([move[name].flatten() for name in chosen])) for move in moves])
+    engine, found = FastGradients(work.model), []
+    try:
+        for start in range(0, len(ids_AT), BATCH):
+            ids_BT = ids_AT[start : start + BATCH]
+            per_customer_gradients(engine, Rows(ids_BT, counted(ids_BT)), "cpu")
+            rows_B = torch.cat([one.grad_sample.flatten(1) for one in chosen.values()], dim=1)
+            found.append(-_unit(rows_B) @ directions.T)
+    finally:
+        clear(work.model)
+    return np.asarray(torch.cat(found).T.double().numpy())
+
+
+def _unit(values: torch.Tensor) -> torch.Tensor:
+    return torch.nan_to_num(torch.nn.functional.normalize(values.float(), dim=-1))
 
 
 def plus(adapter: Adapter, update: Adapter) -> Adapter:
@@ -162,39 +189,44 @@ def plus(adapter: Adapter, update: Adapter) -> Adapter:
     return {name: tensor + update[name] if name in update else tensor for name, tensor in adapter.items()}
 
 
-def observed(work: Bench, settings: Membership, arm: Arm, shops: Sequence[Candidates]) -> dict[str, Floats]:
-    """Return observer -> (shops * N,) scores after all rounds of one arm."""
+def observed(work: Bench, settings: Membership, sigma: float, shops: Sequence[Candidates]) -> dict[str, Floats]:
+    """Return observer -> (A,) scores after all rounds of one federation."""
     adapter = initial(work.model, int(np.random.default_rng().integers(2**31)))
-    first = [losses(work, adapter, shop.ids_NT) for shop in shops]
-    by_update = [np.zeros(settings.candidates) for _ in shops]
+    ids_AT = np.concatenate([shop.ids_NT for shop in shops])
+    scores = {name: np.zeros(len(ids_AT)) for name in OBSERVERS}
     for number in range(1, settings.rounds + 1):
         updates = [
             train_round(
-                work.model, adapter, shop, plan_of(settings, arm, place, number), SecureRandom(),
+                work.model, adapter, shop, plan_of(settings, sigma, place, number), SecureRandom(),
                 method="fedavg", local_rate=settings.local_rate, settings=LocalSettings(microbatch=BATCH),
             )
             for place, shop in enumerate(shops)
         ]  # fmt: skip
-        for place, gained in enumerate(gains(work, adapter, updates, shops)):
-            by_update[place] += gained
-        adapter = plus(adapter, weighted_mean(updates, [1.0] * len(updates)))
-    member = [start - losses(work, adapter, shop.ids_NT) for start, shop in zip(first, shops, strict=True)]
-    return {"member": np.concatenate(member), "coordinator": np.concatenate(by_update)}
+        move = weighted_mean(updates, [1.0] * len(updates))
+        shared_A, *by_shop_MA = alignments(work, adapter, [move, *updates], ids_AT)
+        scores["member"] += standardised(shared_A, shared_A)
+        scores["coordinator"] += own(np.stack(by_shop_MA))
+        adapter = plus(adapter, move)
+    return scores
 
 
-def gains(work: Bench, adapter: Adapter, updates: Sequence[Adapter], shops: Sequence[Candidates]) -> Iterator[Floats]:
-    """Yield each shop's (N,) losses after other shops' updates, on average, minus those after its own.
+def own(values_MA: Floats) -> Floats:
+    """Return (A,) how every candidate stands under its own shop's update, against the other shops' candidates.
 
-    A shop alone is held against the adapter that the round began with.
+    A shop alone has its own candidates for a reference.
     """
-    ids_AT = np.concatenate([shop.ids_NT for shop in shops])
-    after_MMN = np.stack([losses(work, plus(adapter, one), ids_AT) for one in updates]).reshape(
-        len(shops), len(shops), -1
-    )
-    for place, shop in enumerate(shops):
-        others = np.delete(after_MMN[:, place], place, axis=0)
-        reference_N = others.mean(0) if len(others) else losses(work, adapter, shop.ids_NT)
-        yield reference_N - after_MMN[place, place]
+    by_MMN = values_MA.reshape(len(values_MA), len(values_MA), -1)
+    found = []
+    for place, (mine_N, all_MN) in enumerate(zip(by_MMN.diagonal().T, by_MMN, strict=True)):
+        others = np.delete(all_MN, place, axis=0)
+        found.append(standardised(mine_N, others if len(others) else mine_N))
+    return np.concatenate(found)
+
+
+def standardised(values_N: Floats, reference: Floats) -> Floats:
+    """Return (N,) how many deviations of the reference each value lies above its mean; 0 where it does not vary."""
+    spread = float(reference.std())
+    return (values_N - reference.mean()) / spread if spread else np.zeros_like(values_N)
 
 
 def judge(observer: str, scores_N: Floats, coins_N: Bits) -> Attack:
@@ -218,32 +250,39 @@ def deviation_of_area(scores_N: Floats, coins_N: Bits) -> float:
     return math.sqrt(float(above.var(ddof=1)) / len(inside) + float(below.var(ddof=1)) / len(outside))
 
 
-def ceiling(settings: Membership, arm: Arm) -> dict[str, float]:
-    """Return the claim's own bound on any attack on one shop's updates: hits at each rate of false alarms, and epsilon."""
-    if arm == "open":
+def ceiling(settings: Membership, sigma: float) -> dict[str, float]:
+    """Return the claim's own bound on any attack on one shop's updates: hits at each rate of false alarms."""
+    if not sigma:
         return {f"{rate:g}": 1.0 for rate in FALSE_ALARMS}
-    spent = (Setting(sigma_of(settings), settings.rate, settings.steps * settings.rounds),)
+    spent = (Setting(sigma, settings.rate, settings.steps * settings.rounds),)
     return {f"{rate:g}": accountant.tpr_at_fpr(spent, rate) for rate in FALSE_ALARMS}
 
 
-def run_arm(settings: Membership, arm: Arm) -> dict[str, Any]:
-    """Return one arm as JSON values: what was claimed, what the attacks found."""
+def run_arm(settings: Membership, cap: float) -> dict[str, Any]:
+    """Return one arm as JSON values: what was claimed, what the attacks found in all its federations together."""
     torch.set_num_threads(settings.threads)
-    work = bench(settings.base, LoraSettings())
-    shops = candidates(settings, work.base.model.config.vocab_size)
-    coins_N = np.concatenate([shop.coins_N for shop in shops])
-    scores = observed(work, settings, arm, shops)
-    spent = (Setting(plan_of(settings, arm, 0, 1).sigma, settings.rate, settings.steps * settings.rounds),)
+    work, sigma = bench(settings.base, LoraSettings()), sigma_of(settings, cap)
+    coins_N, scores = attacked(work, settings, sigma)
+    spent = (Setting(sigma, settings.rate, settings.steps * settings.rounds),)
     return {
-        "arm": arm,
-        "sigma": spent[0].sigma,
+        "sigma": sigma,
         "epsilon": up(accountant.epsilon(spent, settings.delta)),
         "delta": settings.delta,
         "in": int(coins_N.sum()),
         "out": int((~coins_N).sum()),
-        "ceiling": ceiling(settings, arm),
+        "ceiling": ceiling(settings, sigma),
         "attacks": [_as_data(judge(name, scores[name], coins_N)) for name in OBSERVERS],
     }
+
+
+def attacked(work: Bench, settings: Membership, sigma: float) -> tuple[Bits, dict[str, Floats]]:
+    """Return the coins and observer -> scores of all candidates of all federations of one arm."""
+    coins, scores = [], []
+    for _ in range(settings.federations):
+        shops = candidates(settings, work.base.model.config.vocab_size)
+        coins.append(np.concatenate([shop.coins_N for shop in shops]))
+        scores.append(observed(work, settings, sigma, shops))
+    return np.concatenate(coins), {name: np.concatenate([one[name] for one in scores]) for name in OBSERVERS}
 
 
 def _as_data(attack: Attack) -> dict[str, Any]:
@@ -259,23 +298,22 @@ def _as_data(attack: Attack) -> dict[str, Any]:
 def table(settings: Membership, arms: Iterable[Mapping[str, Any]]) -> str:
     """Return the results as Markdown."""
     lines = [
-        f"{settings.merchants} shops, {settings.candidates} candidates each, {settings.rounds} rounds of {settings.steps} "
-        f"steps, rate {settings.rate:g}; every candidate a canary with a target of its own; 95 % intervals; "
-        "`fugou bench membership`.",
+        f"{settings.federations} federations an arm, each of {settings.merchants} shops with {settings.candidates} candidates "
+        f"(half of them in), {settings.rounds} rounds of {settings.steps} steps, rate {settings.rate:g}; every candidate a "
+        "canary with a target of its own; 95 % intervals; `fugou bench membership`.",
         "",
-        "| | ε ≤ (one customer, these rounds) | attacker has | AUC | hits at 1 % false alarms | at 5 % | claim allows at 1 % |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| | ε ≤ (one customer, these rounds) | attacker has | AUC | hits at 1 % false alarms | at 5 % "
+        "| claim allows at 1 % | at 5 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    names = {"member": "the shared adapter", "coordinator": "every update"}
     for arm in arms:
         bound = f"{arm['epsilon']}, δ = {arm['delta']:g}" if arm["sigma"] else "∞"
+        allowed = [f"{100 * arm['ceiling'][f'{rate:g}']:.0f} %" for rate in FALSE_ALARMS]
         for one in arm["attacks"]:
             low, high = one["auc interval"]
             hits = [f"{100 * a:.1f} % ({100 * b:.1f}–{100 * c:.1f})" for a, b, c in one["hits"].values()]
-            lines.append(
-                f"| σ = {arm['sigma']:g} | {bound} | {names[one['observer']]} | {one['auc']:.3f} ({low:.3f}–{high:.3f}) | "
-                f"{' | '.join(hits)} | {100 * arm['ceiling']['0.01']:.0f} % |"
-            )
+            cells = [f"σ = {arm['sigma']:g}", bound, SEEN[one["observer"]], f"{one['auc']:.3f} ({low:.3f}–{high:.3f})"]
+            lines.append(f"| {' | '.join([*cells, *hits, *allowed])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -301,6 +339,5 @@ def facts(arm: Mapping[str, Any]) -> dict[str, float | int | str]:
 
 
 def main(given: Sequence[str]) -> None:
-    """Print one arm as a JSON object."""
-    arm: Arm = "open" if given[1] == "open" else "private"
-    print(json.dumps(run_arm(Membership.model_validate_json(given[0]), arm)))
+    """Print the arm of one cap as a JSON object."""
+    print(json.dumps(run_arm(Membership.model_validate_json(given[0]), float(given[1]))))

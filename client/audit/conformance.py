@@ -4,7 +4,7 @@
     clipping       every customer for itself, to C, whatever its gradient weighs
     not finite     a row of NaN or infinity counts as zero and touches nobody
     divisor        the policy's constant, however many customers there are
-    head           its parts clipped each to its own norm; together no less noise than the policy's
+    head           its parts clipped each to its own norm; together no less noise than the policy's, and that noise is there
     noise          sigma C in every tensor (chi-square), centred, fresh though the seed is the same
     sampling       every customer on its own with the policy's rate: how many, and how unevenly
     accounting     the accountant's epsilon against the closed form of one Gaussian (Balle and Wang 2018)
@@ -31,6 +31,7 @@ from client.train import head, trainer
 from client.train.loss import customer_loss
 from client.train.sampling import SecureRandom, randomness_for
 from client.train.trainer import BY_HOOKS, LocalSettings
+from client.use.ranking.book import make_book, make_shelf
 from common.lora import Adapter, Bench, put
 from common.methods import trained
 from common.privacy import accountant
@@ -87,6 +88,7 @@ def conformance(work: Bench, plan: RoundPlan, engines: Sequence[LocalSettings]) 
         yield from on_rows(work, plan, settings)
     yield from on_gradients(noisy)
     yield from on_head(noisy)
+    yield from on_noise_of_head(noisy)
     yield from on_noise(work, noisy, engines[0])
     yield from on_sampling(noisy)
     yield from on_accounting()
@@ -233,6 +235,32 @@ def on_head(plan: RoundPlan) -> Iterator[Check]:
 
 
 # --- noise ---
+
+
+def on_noise_of_head(plan: RoundPlan) -> Iterator[Check]:
+    """Yield whether a round of the head on nobody's rows releases the noise that was accounted, part by part."""
+    for what, share in (("head", 1.0), ("head beside an adapter", BESIDE)):
+        first, second = (released_head(plan, share) for _ in range(2))
+        for name in PARTS:
+            yield spread(f"{what}, {name}: noise", np.concatenate([first[name], second[name]]), 1.0)
+        one, other = (np.concatenate(list(found.values())) for found in (first, second))
+        alike = float(np.mean(one * other))
+        yield rare(
+            f"{what}, noise of two rounds of one seed, correlation", alike, 0.0, chance(alike * math.sqrt(one.size))
+        )
+
+
+def released_head(plan: RoundPlan, share: float) -> dict[str, Floats]:
+    """Return part -> what a round on nobody's rows releases, in units of the noise that the part is due."""
+    shelf = make_shelf([("invented", "invented tea", "tea", "food")])
+    nobody = head.make_head_data(make_book([], shelf, *np.zeros((3, 0), dtype=np.int64)), (1,), 2)
+    steps = head.HeadSteps(head.zero_head(), nobody, plan, randomness_for(plan, SEED), head_share=share)
+    for _ in range(plan.steps):
+        steps.step(np.zeros(0, dtype=np.int64))
+    units = {
+        name: part.deviation(plan.sigma, share) * math.sqrt(plan.steps) / plan.divisor for name, part in PARTS.items()
+    }
+    return {name: one.astype(np.float64).ravel() / units[name] for name, one in steps.update().items()}
 
 
 def on_noise(work: Bench, plan: RoundPlan, settings: LocalSettings) -> Iterator[Check]:

@@ -409,7 +409,7 @@ def _audit_figure(report: Report, say: Say) -> Figure:
     rows = [[say("audit_claimed"), f"{claimed:.2f}"], [say("audit_lower"), f"{lower:.2f}"]]
     rows += [[say("audit_certifiable"), f"{most:.2f}"]] if most is not None else []
     limit = say("audit_max_unknown") if most is None else say("audit_max", value=f"{most:.2f}")
-    columns = [Column(say("head_what")), Column(axis, "num")]
+    columns = [Column(say("head_item")), Column(axis, "num")]
     note = say("audit_figure_note", max=limit)
     return Figure(say("audit_figure"), [note], chart, Table(say("audit_figure"), columns, rows))
 

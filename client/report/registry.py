@@ -59,8 +59,8 @@ def _basic(report: Report) -> dict[str, Any]:
         "intended_use": "A language model adapter, shared among merchants, that suggests repurchases and the words for them.",
         "data_product_type": "Machine learning model",
         "data_product_region": "Where the merchant's customers are",
-        "description": "Adapter updates (LoRA on GPT-2) trained on one merchant's records with DP-SGD and sent to a "
-        "coordinator that averages those of several merchants.",
+        "description": "Updates of an adapter (LoRA on GPT-2), and of a recommendation head where it is trained in the same "
+        "steps, from one merchant's records with DP-SGD, sent to a coordinator that averages those of several merchants.",
         "publication_date": report.generated_at[:10],
         "data_product_sector": "Technology",
     }

@@ -3,45 +3,82 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from pydantic import ValidationError
 
 from client.audit.bounds import area
+from client.setup import draft
 from client.train.sampling import SecureRandom
+from client.train.trainer import train_round
 from common.config import LoraSettings
 from common.errors import UserError
-from common.lora import bench
+from common.lora import Bench, bench, initial
 from simulations.bench import BENCHMARKS
 from simulations.membership import (
-    ARMS,
+    OBSERVERS,
     Membership,
+    alignments,
+    attacked,
     candidates,
     ceiling,
     deviation_of_area,
     judge,
     main,
-    observed,
+    own,
     plan_of,
     sigma_of,
+    standardised,
     table,
     write_table,
 )
 
-SMALL = Membership(merchants=2, candidates=60, rounds=4, steps=3, rate=0.3, tokens=4, local_rate=2.0)
+SMALL = Membership(
+    federations=6, merchants=3, candidates=20, rounds=6, steps=4, rate=0.2, tokens=4, local_rate=0.3, epsilons=(2.0,)
+)
 
 
-def test_the_attack_finds_members_without_noise_and_fewer_with_it(tiny_base: str) -> None:
-    work = bench(tiny_base, LoraSettings(rank=4, alpha=8.0))
+@pytest.fixture
+def small(tiny_base: str) -> Bench:
+    return bench(tiny_base, LoraSettings(rank=4, alpha=8.0))
+
+
+def test_without_noise_both_attackers_find_the_members_and_under_a_cap_they_do_not(small: Bench) -> None:
     found = {}
-    for arm in ARMS:
-        shops = candidates(SMALL, 1024)
-        coins_N = np.concatenate([shop.coins_N for shop in shops])
-        scores = observed(work, SMALL, arm, shops)
-        found[arm] = {name: judge(name, one, coins_N) for name, one in scores.items()}
-    assert found["open"]["coordinator"].auc_low > 0.6
-    assert found["private"]["coordinator"].auc < found["open"]["coordinator"].auc - 0.1
+    for cap in SMALL.arms:
+        coins_A, scores = attacked(small, SMALL, sigma_of(SMALL, cap))
+        found[cap] = {name: judge(name, scores[name], coins_A) for name in OBSERVERS}
+    for name in OBSERVERS:
+        assert found[math.inf][name].auc_low > 0.6
+        assert found[2.0][name].auc < found[math.inf][name].auc - 0.1
+
+
+def test_the_step_of_one_candidate_is_aligned_with_that_candidate_and_its_opposite_is_opposed(small: Bench) -> None:
+    shop = candidates(SMALL.model_copy(update={"merchants": 1}), 1024)[0]
+    adapter = initial(small.model, 3)
+    plan = plan_of(SMALL.model_copy(update={"rate": 1.0, "steps": 1}), 0.0, 0, 1)
+    place = int(np.flatnonzero(shop.coins_N)[4])
+    alone = type(shop)(shop.ids_NT, np.arange(len(shop.ids_NT)) == place)
+    move = train_round(small.model, adapter, alone, plan, SecureRandom(), method="fedavg", local_rate=0.5)
+    back = {name: -tensor for name, tensor in move.items()}
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in move.items()}
+    with_N, against_N, none_N = alignments(small, adapter, [move, back, nothing], shop.ids_NT)
+    assert with_N[place] == pytest.approx(1.0, abs=1e-4)
+    assert np.delete(with_N, place).max() < 0.9
+    np.testing.assert_allclose(against_N, -with_N, atol=1e-6)
+    assert not none_N.any()
+
+
+def test_a_coordinator_holds_a_candidate_against_those_who_cannot_be_in_the_update() -> None:
+    values_MA = np.array([[9.0, 8.0, 1.0, 3.0], [0.0, 4.0, 6.0, 2.0]])
+    np.testing.assert_allclose(own(values_MA), [7.0, 6.0, 2.0, 0.0])
+    np.testing.assert_allclose(own(np.array([[1.0, 3.0]])), [-1.0, 1.0])
+    assert not standardised(np.ones(3), np.ones(3)).any()
 
 
 def test_only_those_whose_coin_says_in_are_customers_and_only_their_own_id_counts() -> None:
@@ -56,17 +93,30 @@ def test_only_those_whose_coin_says_in_are_customers_and_only_their_own_id_count
 
 
 def test_more_candidates_than_ids_are_refused() -> None:
-    with pytest.raises(UserError, match="120 candidates"):
-        candidates(SMALL, 100)
+    with pytest.raises(UserError, match="60 candidates"):
+        candidates(SMALL, 50)
 
 
-def test_the_private_arm_has_the_noise_that_its_cap_asks_for_and_the_open_one_none() -> None:
-    private, open_ = (plan_of(SMALL, arm, 0, 1) for arm in ARMS)
-    assert private.sigma == sigma_of(SMALL) > 0
-    assert open_.sigma == 0
+def test_an_arm_has_the_noise_that_its_cap_asks_for_and_the_last_one_none_all_else_is_equal() -> None:
+    assert SMALL.arms == (2.0, math.inf)
+    private, open_ = (plan_of(SMALL, sigma_of(SMALL, cap), 0, 1) for cap in SMALL.arms)
+    assert private.sigma > 0 == open_.sigma
     assert (private.steps, private.rate, private.divisor) == (open_.steps, open_.rate, open_.divisor)
-    assert 0.01 < ceiling(SMALL, "private")["0.01"] < 1.0
-    assert ceiling(SMALL, "open")["0.01"] == 1.0
+    assert 0.01 < ceiling(SMALL, private.sigma)["0.01"] < 1.0
+    assert ceiling(SMALL, 0.0)["0.01"] == 1.0
+
+
+def test_the_arms_are_those_of_the_policy_that_a_new_merchant_signs() -> None:
+    drafted, attack = draft("tea-house", date(2026, 11, 22)), Membership()
+    assert (attack.rounds, attack.steps, attack.rate) == (drafted.max_rounds, drafted.steps, drafted.rate)
+    assert (attack.epsilons[0], attack.delta, attack.clip_norm) == (drafted.epsilon, drafted.delta, drafted.clip_norm)
+    assert sigma_of(attack, drafted.epsilon) == drafted.sigma_min
+
+
+def test_a_cap_that_is_no_cap_is_refused() -> None:
+    for cap in (0.0, math.inf, math.nan):
+        with pytest.raises(ValidationError):
+            Membership(epsilons=(cap,))
 
 
 def test_figures_of_an_attack_that_knows_and_of_one_that_guesses() -> None:
@@ -89,7 +139,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 ARM = {
-    "arm": "private", "sigma": 0.8, "epsilon": "7.99", "delta": 1e-6, "in": 60, "out": 60,
+    "sigma": 0.8, "epsilon": "7.99", "delta": 1e-6, "in": 60, "out": 60,
     "ceiling": {"0.01": 0.4, "0.05": 0.6},
     "attacks": [
         {"observer": name, "auc": 0.51, "auc interval": [0.45, 0.57], "at chance": True,
@@ -107,7 +157,8 @@ def test_the_table_lands_between_the_marks_and_nowhere_else(tmp_path: Path) -> N
     assert text.startswith("before\n<!-- membership -->\n")
     assert text.endswith("<!-- /membership -->\nafter\n")
     assert "old" not in text
-    assert "| σ = 0.8 | 7.99, δ = 1e-06 | the shared adapter | 0.510 (0.450–0.570) | 1.0 % (0.0–5.0) |" in text
+    assert "| σ = 0.8 | 7.99, δ = 1e-06 | every shared adapter | 0.510 (0.450–0.570) | 1.0 % (0.0–5.0) |" in text
+    assert "| 40 % | 60 % |" in text
     page.write_text("no marks\n", "utf-8")
     with pytest.raises(UserError, match="no place"):
         write_table(page, "x\n")
@@ -115,9 +166,10 @@ def test_the_table_lands_between_the_marks_and_nowhere_else(tmp_path: Path) -> N
 
 
 def test_an_arm_is_one_line_of_json(tiny_base: str, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = SMALL.model_copy(update={"base": tiny_base, "rounds": 1, "steps": 1, "candidates": 20})
-    main([settings.model_dump_json(), "private"])
-    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert (found["arm"], found["in"] + found["out"]) == ("private", 40)
-    assert [one["observer"] for one in found["attacks"]] == ["member", "coordinator"]
+    settings = SMALL.model_copy(update={"base": tiny_base, "federations": 2, "rounds": 1, "steps": 1})
+    for cap in settings.arms:
+        main([settings.model_dump_json(), str(cap)])
+        found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert (found["sigma"] > 0, found["in"] + found["out"]) == (math.isfinite(cap), 120)
+        assert [one["observer"] for one in found["attacks"]] == ["member", "coordinator"]
     assert "membership" in BENCHMARKS

@@ -39,7 +39,7 @@ from common.privacy.keys import load_key
 from common.privacy.ledger import Ledger
 from common.privacy.plan import RoundPlan
 from common.privacy.policy import load_policy, read_policy, sign_policy, write_policy
-from common.ranking import Part
+from common.ranking import PARTS, Part
 from common.wire import TrainAsk
 
 PLAN = RoundPlan("shop", "audit", 0, 0.1, 1.0, 3, 0.5, 16.0, 1e-6, 4, "p", "a")
@@ -150,6 +150,15 @@ def head_that_shares_nothing_with_the_adapter(patch: pytest.MonkeyPatch) -> None
     patch.setattr(Part, "deviation", lambda part, sigma, head_share=1.0: honest(part, sigma))
 
 
+def head_without_noise(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(head, "noisy", lambda total, deviation, randomness: total)
+
+
+def one_part_of_the_head_with_half_its_noise(patch: pytest.MonkeyPatch) -> None:
+    honest, small = head.noisy, PARTS["rank"].shape[0]
+    patch.setattr(head, "noisy", lambda v, deviation, source: honest(v, deviation / (1 + (len(v) != small)), source))
+
+
 BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     one.__name__: one
     for one in (
@@ -167,6 +176,8 @@ BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         loose_head,
         adapter_that_shares_nothing_with_the_head,
         head_that_shares_nothing_with_the_adapter,
+        head_without_noise,
+        one_part_of_the_head_with_half_its_noise,
     )
 }
 

@@ -5,7 +5,9 @@ Chromium is headless and offline by itself; a server of this test counts every r
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -18,6 +20,8 @@ import pytest
 
 from client.report.model import Report
 from client.report.page import page_of
+from client.use.quality import Figure, Quality
+from client.use.quality_page import page_of as quality_page
 from server.report import page_of as federation_page
 from server.report import read_federation
 
@@ -119,3 +123,61 @@ def test_a_hostile_merchant_runs_nothing_on_the_federations_page(
     assert "data-ran=" not in found
     assert "&lt;script" in found
     assert seen == []
+
+
+# --- a phone ---
+
+WATCH = """
+frame.onload = () => {
+  const d = frame.contentDocument, found = [];
+  const kept = (e) => e && (getComputedStyle(e).overflowX !== "visible" ? e : kept(e.parentElement));
+  for (const e of d.querySelectorAll("body *")) {
+    const box = e.getBoundingClientRect(), scroll = kept(e.parentElement);
+    if (box.width && box.right > 391 && !(scroll && scroll.getBoundingClientRect().right <= 391)) found.push(e.tagName);
+  }
+  for (const e of d.querySelectorAll(".wide")) if (e.scrollWidth > e.clientWidth + 1) found.push(e.ariaLabel);
+  for (const e of d.querySelectorAll(".wide [data-head]"))
+    if (!getComputedStyle(e, "::before").content.includes(e.dataset.head)) found.push(e.dataset.head);
+  told.textContent = "told:" + JSON.stringify([d.querySelectorAll(".wide").length, found]);
+};
+"""
+
+
+def off_the_phone(page: str, folder: Path) -> tuple[int, list[str]]:
+    """Return how many tables are written row by row at 390 pixels, and what lies outside of the page or has no heading."""
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    frame = f'<iframe id="frame" width="390" height="5000" style="border:0" srcdoc="{html.escape(free)}"></iframe>'
+    found = shown(f'<!DOCTYPE html><body>{frame}<pre id="told"></pre><script>{WATCH}</script></body>', folder)
+    told = re.search(r"told:(\[.*\])</pre>", found)
+    assert told, found[-300:]
+    tables, outside = json.loads(html.unescape(told[1]))
+    return int(tables), list(outside)
+
+
+def federation(folder: Path) -> str:
+    """Return the page of a federation with a merchant of a long name."""
+    charge = {"sigma": 1.5, "rate": 0.1, "steps": 4, "delta": 1e-6, "unit": "customer", "period": "2026Q4"}
+    part = {
+        "merchant": "a-merchant-with-a-long-name-in-the-north-east", "status": "done", "reason": "", "charge": charge,
+        "policy_digest": "a" * 64, "ledger_seq": 1, "ledger_head": "b" * 64, "update_digest": "c" * 64,
+    }  # fmt: skip
+    place = folder / "run" / "rounds" / "0001"
+    place.mkdir(parents=True)
+    (place / "round.json").write_text(json.dumps({"round": 1, "run": "autumn", "merchants": [part]}), "utf-8")
+    return federation_page(read_federation(folder / "run"), "en")
+
+
+def test_on_a_phone_nothing_is_cut_off_and_every_cell_of_a_wide_table_has_its_heading(
+    tmp_path: Path, reports: dict[tuple[str, str], Report]
+) -> None:
+    figure = Figure("coverage", 0.5, 0.25, 0.75, 8, "share", 0.4)
+    pages = [
+        page_of(reports["within_budget", "confidential"], "en"),
+        page_of(reports["refused", "confidential"], "zh"),
+        federation(tmp_path),
+        quality_page(Quality("Tea", "2026-11-22", "2026-02-01", (figure,), ()), "en"),
+    ]
+    for page in pages:
+        tables, outside = off_the_phone(page, tmp_path)
+        assert tables
+        assert outside == []
