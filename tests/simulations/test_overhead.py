@@ -27,13 +27,13 @@ def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_pa
 
 
 def test_a_way_that_did_other_work_is_not_compared() -> None:
-    course = {"seconds": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
+    course = {"seconds": [1.0], "cpu": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
     with pytest.raises(UserError, match="it did other work"):
         compare({"bare": [course], "fugou": [{**course, "checksum": 0.6}]})
 
 
 def test_ratios_are_of_medians() -> None:
-    course = {"seconds": [1.0, 5.0, 2.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
+    course = {"seconds": [1.0, 5.0, 2.0], "cpu": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
     facts = compare({"bare": [course], "fugou": [{**course, "seconds": [4.0]}]})
     assert facts["fugou / bare"] == 2.0
     assert facts["bare s a round"] == 2.0
