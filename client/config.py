@@ -6,6 +6,7 @@ signed policy.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -369,7 +370,7 @@ def _inside(folder: Path, path: Path, key: str) -> Path:
     """Return `path` made absolute; a relative one must stay inside `folder`, links followed."""
     if path.is_absolute():
         return path
-    whole = (folder / path).resolve()
+    whole = Path(os.path.realpath(folder / path))
     if not whole.is_relative_to(folder):
         raise UserError(
             f"{folder / FILE}: {key} = {str(path)!r} leads out of the merchant's folder; name it by its absolute path"

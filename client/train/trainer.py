@@ -99,7 +99,7 @@ def train_round(
     `share` is the adapter's part of every step's privacy, 1 - h; `beside` is told who was drawn into each step.
     """
     names = trained(adapter, method, plan.round)
-    model.to(settings.device)
+    move(model, settings.device)
     put(model, adapter)
     mine = replace(plan, sigma=plan.sigma / math.sqrt(share))
     with private(model, names, mine, local_rate, randomness, settings, step) as (engine, optimizer):
@@ -247,6 +247,12 @@ def hooked(model: torch.nn.Module) -> Iterator[GradSampleModule]:
             hooks.remove_hooks()
 
 
+def move(model: torch.nn.Module, device: str) -> None:
+    """Bring the model to `device`; walking through all modules for nothing takes a millisecond."""
+    if any(parameter.device != torch.device(device) for _, parameter in named_in(model)):
+        model.to(device)
+
+
 def choose(parameter: torch.nn.Parameter, chosen: bool) -> bool:
     """Let `parameter` be trained or not, and return which."""
     parameter.requires_grad_(chosen)
@@ -260,4 +266,5 @@ def clear(model: torch.nn.Module) -> None:
             if hasattr(parameter, leftover):
                 delattr(parameter, leftover)
         parameter.grad = None
-    model.eval()
+    if model.training:
+        model.eval()
