@@ -6,10 +6,12 @@ signed policy.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -286,16 +288,7 @@ def load_merchant(folder: Path) -> MerchantSettings:
     path that leads out of the folder, by `..` or by a link.
     """
     file = folder / FILE
-    tree = _read(file)
-    if "folder" in tree:
-        raise UserError(f"{file}: unknown key 'folder'; the folder is the one the file lies in")
-    if (model := tree.get("model")) and isinstance(model, dict) and model.get("adapter") == "":
-        del model["adapter"]
-    try:
-        settings = parse_settings(MerchantSettings, tree, str(file))
-    except UserError as error:
-        raise UserError(PASSWORD.sub(r"\1\2***", str(error))) from None
-    return _resolve(settings, folder)
+    return _resolve(_parsed(_read(file), file), folder)
 
 
 def lexicon(settings: MerchantSettings) -> Lexicon:
@@ -303,15 +296,34 @@ def lexicon(settings: MerchantSettings) -> Lexicon:
     return read_lexicon(settings.text.dictionary, settings.text.stop_words)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> bytes:
     try:
-        return tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+        return file.read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{file}: no such file; `fugou merchant init DIR` makes one, --dir names another folder"
         ) from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}; check its permissions") from None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(raw: bytes, file: Path) -> MerchantSettings:
+    """Return the settings in the bytes of `file`, paths as written; the same bytes are read once."""
+    tree = _tree(raw, file)
+    if "folder" in tree:
+        raise UserError(f"{file}: unknown key 'folder'; the folder is the one the file lies in")
+    if (model := tree.get("model")) and isinstance(model, dict) and model.get("adapter") == "":
+        del model["adapter"]
+    try:
+        return parse_settings(MerchantSettings, tree, str(file))
+    except UserError as error:
+        raise UserError(PASSWORD.sub(r"\1\2***", str(error))) from None
+
+
+def _tree(raw: bytes, file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{file}: line {line} is not UTF-8; save the file as UTF-8") from None
@@ -358,7 +370,7 @@ def _inside(folder: Path, path: Path, key: str) -> Path:
     """Return `path` made absolute; a relative one must stay inside `folder`, links followed."""
     if path.is_absolute():
         return path
-    whole = (folder / path).resolve()
+    whole = Path(os.path.realpath(folder / path))
     if not whole.is_relative_to(folder):
         raise UserError(
             f"{folder / FILE}: {key} = {str(path)!r} leads out of the merchant's folder; name it by its absolute path"

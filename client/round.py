@@ -24,6 +24,7 @@ from safetensors.torch import load as from_safetensors
 import client
 import common
 from client.audit.hold import check_audit
+from client.books import ledger_of
 from client.config import LEDGER, LEDGER_KEY, OFFICER_KEY, POLICY, MerchantSettings, load_merchant
 from client.train.device import on_device
 from client.train.head import HeadSteps
@@ -87,7 +88,8 @@ def _train(ask: TrainAsk, extra: frozenset[str], settings: MerchantSettings) -> 
     folder = settings.folder
     policy = load_policy(folder / POLICY, public_key=load_public_key(public_path(folder / OFFICER_KEY)))
     try:
-        with open_ledger(folder, policy) as ledger:
+        with ledger_of(folder, lambda: open_ledger(folder, policy)) as ledger:
+            take_policy(ledger, policy)
             return _answer(ask, extra, settings, policy, ledger)
     except Refused as refusal:  # a changed policy that the ledger does not take
         return TrainReply("refused", settings.merchant.id, ask.round, reason=str(refusal), policy_digest=policy.digest)
@@ -137,16 +139,21 @@ def open_ledger(folder: Path, policy: SignedPolicy) -> Ledger:
     """Return the merchant's ledger, begun on first use; a newly signed policy takes effect here or is refused."""
     key = load_key(folder / LEDGER_KEY)
     path = folder / LEDGER
-    if not (path.exists() and has_entries(path)):
+    if not (path.exists() and (path.with_suffix(".anchor").exists() or has_entries(path))):
         return Ledger.create(path, policy, key)
     ledger = Ledger.open(path, key)
     try:
-        if ledger.policy.digest != policy.digest:
-            ledger.adopt(policy)
+        take_policy(ledger, policy)
     except BaseException:
         ledger.close()
         raise
     return ledger
+
+
+def take_policy(ledger: Ledger, policy: SignedPolicy) -> None:
+    """Let a newly signed policy take effect; raises `Refused` for one that the ledger does not take."""
+    if ledger.policy.digest != policy.digest:
+        ledger.adopt(policy)
 
 
 def examine(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: MerchantSettings, ledger: Ledger) -> Bench:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Adapter: TypeAlias = dict[str, torch.Tensor]
 """PEFT's names of the adapter's tensors -> fp32 tensors on the CPU, sorted by name."""
+
+Named: TypeAlias = tuple[tuple[str, torch.nn.Parameter], ...]
 
 A_END, B_END = ".lora_A.weight", ".lora_B.weight"
 WEIGHTS = "adapter_model.safetensors"
@@ -83,13 +86,26 @@ def _orthonormal(like: torch.Tensor, random: np.random.Generator) -> torch.Tenso
     return torch.from_numpy(np.ascontiguousarray(basis.T)).to(like.dtype)
 
 
+_named: WeakKeyDictionary[torch.nn.Module, Named] = WeakKeyDictionary()
+
+
+def named_in(model: torch.nn.Module) -> Named:
+    """Return every parameter of `model` with its name, adapters' names as in PEFT's files.
+
+    Walking through all modules takes a millisecond, a dozen times a merchant-round, so what was found is remembered for
+    as long as the model lives: parameters change their values and never their place.
+    """
+    if model not in _named:
+        _named[model] = tuple((name.replace(".default.", "."), one) for name, one in model.named_parameters())
+    return _named[model]
+
+
 def factors_in(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Return the adapter's own parameters in `model` by the names PEFT gives them in a file, sorted.
 
     PEFT's own reader takes a copy of the whole model's state and rebuilds its configuration, 10 ms each time.
     """
-    named = {name.replace(".default.", "."): parameter for name, parameter in model.named_parameters()}
-    return {name: named[name] for name in sorted(named) if name.endswith((A_END, B_END))}
+    return dict(sorted((name, one) for name, one in named_in(model) if name.endswith((A_END, B_END))))
 
 
 def lift(model: PeftModel) -> Adapter:

@@ -189,10 +189,12 @@ def compare(runs: tuple[Path, ...], output: Path) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("-o", "--output", type=FILE, help="JSON file to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file to write; of all, a folder.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting, such as ingest.times=0.")
 def bench(names: tuple[str, ...], output: Path | None, changes: tuple[str, ...]) -> None:
     """Measure fugou, each part in a process of its own; without a name, list the benchmarks.
+
+    `all` runs every one, some twice, for hours: a file each and a page of figures in a folder; a stopped one goes on there.
 
     Example: fugou bench ingest -o ingest.json
     """
@@ -201,6 +203,9 @@ def bench(names: tuple[str, ...], output: Path | None, changes: tuple[str, ...])
     from simulations.bench import BENCHMARKS, run_benchmarks
     from simulations.scenario import parse_changes
 
+    if names == ("all",):
+        every(output, changes)
+        return
     if not names:
         for name, one in BENCHMARKS.items():
             click.echo(f"{name}\t{one.about}")
@@ -211,6 +216,15 @@ def bench(names: tuple[str, ...], output: Path | None, changes: tuple[str, ...])
         announce(f"written to {output}")
     else:
         as_json(found)
+
+
+def every(output: Path | None, changes: tuple[str, ...]) -> None:
+    """Measure everything into a folder and say where the page is."""
+    from simulations.bench_page import CASES, run_all
+
+    if changes:
+        raise UserError(f"--set {changes[0]} goes with a benchmark's name; all takes each as it is")
+    announce(str(run_all(CASES, output or Path("runs") / "bench", announce)))
 
 
 @click.command()

@@ -17,6 +17,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid, ServerApp
 
 from client.app import answer
+from client.books import kept_open
 from common.errors import UserError
 from server.app import serve
 from simulations.attacks import ATTACKS, hostile
@@ -67,7 +68,8 @@ def lead_simulated(run: Run, watch: Callable[[int], None]) -> None:
         lead_on_ray(server, node, len(merchants), run.scenario)
     else:
         grid = InlineGrid(node, len(merchants))
-        server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+        with kept_open():
+            server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
 
 
 def client_app(folders: list[str], scenario: Scenario) -> ClientApp:

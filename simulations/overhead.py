@@ -1,13 +1,15 @@
-"""One noise-free federation, five ways on the same rows: what `fugou bench round-overhead` runs in processes of its own.
+"""One noise-free federation, six ways on the same rows: what `fugou bench round-overhead` runs in processes of its own.
 
     bare      a Python loop: PEFT, autograd, SGD, the mean of B, on rows that are ready
     plain     a Python loop around fugou's own training of one merchant, which also reads, poses and encodes the rows
-    fugou     the whole house: Flower's messages, checks, ledgers, checkpoints
+    charged   the plain loop, with each merchant's charge on disk before it trains and its update on disk after: the least
+              that a private federation must do, and the loop that does the same work as fugou
+    fugou     the whole house: Flower's messages, checks, policies, ledgers, checkpoints
     flower    Flower's own FedAvg on its Ray engine around the bare step
     pfl       Apple's pfl, SimulatedBackend, around the bare step
 
-`bare` and the two peers get their rows for nothing, `plain` and `fugou` make them anew as merchants do. There is no noise
-and nobody is left out of a step, so all ways must end with the same adapter.
+`bare` and the two peers get their rows for nothing and write nothing to disk, the other three make their rows anew as
+merchants do. There is no noise and nobody is left out of a step, so all ways must end with the same adapter.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,17 +33,19 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from client.config import load_merchant
+from client.config import POLICY, load_merchant
 from client.data.dataset import Dataset, make_dataset
 from client.data.sources import read_shop
+from client.round import open_ledger
 from client.train.loss import customer_loss
 from client.train.sampling import poisson, randomness_for
-from client.train.trainer import train_round
+from client.train.trainer import LocalSettings, train_round
 from common.config import Settings
 from common.errors import UserError
-from common.lora import Adapter, Bench, bench, initial, put
+from common.lora import Adapter, Bench, bench, digest, initial, put, to_bytes
 from common.methods import trained
 from common.privacy.plan import RoundPlan, plan_round
+from common.privacy.policy import load_policy
 from server.rounds import latest_round
 from simulations.crowd import write_base
 from simulations.engines import lead
@@ -48,8 +53,8 @@ from simulations.folder import Run, begin, resumed
 from simulations.merchants import make_world, prepare
 from simulations.scenario import load_scenario
 
-Way: TypeAlias = Literal["bare", "plain", "fugou", "flower", "pfl"]
-WAYS: tuple[Way, ...] = ("bare", "plain", "fugou", "flower", "pfl")
+Way: TypeAlias = Literal["bare", "plain", "charged", "fugou", "flower", "pfl"]
+WAYS: tuple[Way, ...] = ("bare", "plain", "charged", "fugou", "flower", "pfl")
 PFL = ("pfl==0.6.0", "prv-accountant==0.2.0", "multiprocess", "dill")
 METHOD = "ffa"  # what is averaged is B alone, so that a mean of weights is all that any peer has to do
 UNCLIPPED = 1e6
@@ -59,6 +64,7 @@ RUN, ROWS = "run", "rows.npz"
 class Overhead(Settings):
     """The federation that is led."""
 
+    base: str = Field("", description="base to stand on, such as default; empty: two layers with random weights")
     merchants: Annotated[int, Field(ge=1, le=1000)] = Field(4, description="merchants, all asked in every round")
     steps: Annotated[int, Field(ge=1, le=100)] = Field(1, description="steps of a merchant in a round")
     rounds: Annotated[int, Field(ge=2, le=1000)] = Field(
@@ -73,9 +79,10 @@ class Overhead(Settings):
 
 @dataclass
 class Course:
-    """How a way went: seconds of every round after the first, and the adapter it ended with."""
+    """How a way went: seconds of every round after the first, on the clock and of processor, and the adapter at its end."""
 
     seconds: list[float]
+    cpu: list[float]
     final: Adapter = field(repr=False)
 
 
@@ -84,7 +91,7 @@ class Course:
 
 def open_run(settings: Overhead, folder: Path) -> Run:
     """Return a new run of that federation in `folder`: base, shops, policies without noise."""
-    base = write_base(folder / "base")
+    base = settings.base or write_base(folder / "base")
     changes: dict[str, Any] = {
         "scenario.merchants": settings.merchants,
         "world.customers": settings.customers,
@@ -185,15 +192,17 @@ class Stopwatch:
     """Seconds between its strokes, without the first round's."""
 
     def __init__(self) -> None:
-        self.strokes: list[float] = []
+        self.strokes: list[tuple[float, float]] = []
 
     def stroke(self, *_: object) -> None:
         """Note that a round has ended (or that the first begins)."""
-        self.strokes.append(time.perf_counter())
+        self.strokes.append((time.perf_counter(), time.process_time()))
 
-    def seconds(self) -> list[float]:
-        """Return the length of every round but the first."""
-        return [after - before for before, after in zip(self.strokes[1:], self.strokes[2:], strict=False)]
+    def course(self, final: Adapter) -> Course:
+        """Return the length of every round but the first, with what it ended with."""
+        pairs = list(zip(self.strokes[1:], self.strokes[2:], strict=False))
+        seconds, cpu = ([after[clock] - before[clock] for before, after in pairs] for clock in (0, 1))
+        return Course(seconds, cpu, final)
 
 
 # --- the ways ---
@@ -208,26 +217,67 @@ def bare(run: Run, file: Path) -> Course:
         each = [ready.train(now, number, merchant) for merchant in range(run.scenario.scenario.merchants)]
         now = {name: torch.stack([one[name] for one in each]).mean(0) for name in now}
         watch.stroke()
-    return Course(watch.seconds(), now)
+    return watch.course(now)
+
+
+Step: TypeAlias = Callable[[str, RoundPlan], Adapter]
+"""One merchant's part in a round by hand: its name and plan in, its update out."""
 
 
 def plain(run: Run, file: Path) -> Course:
     """Lead the rounds as a loop over fugou's own training, without messages, ledgers and checkpoints."""
     del file
+    return by_hand(run, lambda step: step)
+
+
+def charged(run: Run, file: Path) -> Course:
+    """Lead the rounds as the plain loop with every merchant's ledger: charged before it trains, released after."""
+    del file
+    with ExitStack() as stack:
+        policies = {one.name: load_policy(one / POLICY) for one in run.merchants}
+        ledgers = {one.name: stack.enter_context(open_ledger(one, policies[one.name])) for one in run.merchants}
+
+        def paid(step: Step) -> Step:
+            def both(merchant: str, plan: RoundPlan) -> Adapter:
+                mine = plan_round(policies[merchant], plan.run, plan.round, plan.adapter_digest)
+                with ledgers[merchant].reserve(mine) as reservation:
+                    reservation.touch()
+                    change = step(merchant, plan)
+                    ledgers[merchant].release(reservation, to_bytes(change))
+                return change
+
+            return both
+
+        return by_hand(run, paid)
+
+
+def by_hand(run: Run, around: Callable[[Step], Step]) -> Course:
+    """Lead the rounds as a loop over fugou's own training of one merchant, with `around` around it."""
     scenario, watch = run.scenario, Stopwatch()
     work = bench(scenario.model.base, scenario.lora)
     sets, shared = datasets(run, work), initial(work.model, scenario.training.seed)
     names = trained(shared, METHOD, 1)
+    policies = {merchant: scenario.policy(merchant, scenario.model.base_digest) for merchant in sets}
+
+    def train(merchant: str, plan: RoundPlan) -> Adapter:
+        randomness, rate = randomness_for(plan, scenario.training.seed), scenario.training.local_rate
+        return train_round(
+            work.model, shared, sets[merchant], plan, randomness, method=METHOD, local_rate=rate, settings=local(run)
+        )
+
+    step = around(train)
     watch.stroke()
     for number in range(1, scenario.training.rounds + 1):
-        changes = []
-        for merchant, dataset in sets.items():
-            plan = plan_of(run, merchant, number)
-            randomness, rate = randomness_for(plan, scenario.training.seed), scenario.training.local_rate
-            changes.append(train_round(work.model, shared, dataset, plan, randomness, method=METHOD, local_rate=rate))
+        start = digest(shared)
+        changes = [step(one, plan_round(policies[one], run.id, number, start)) for one in sets]
         shared = shared | {n: shared[n] + torch.stack([one[n] for one in changes]).mean(0) for n in names}
         watch.stroke()
-    return Course(watch.seconds(), {name: shared[name] for name in names})
+    return watch.course({name: shared[name] for name in names})
+
+
+def local(run: Run) -> LocalSettings:
+    """Return how every merchant of the run computes."""
+    return LocalSettings(microbatch=run.scenario.engine.microbatch)
 
 
 def fugou(run: Run, file: Path) -> Course:
@@ -237,7 +287,7 @@ def fugou(run: Run, file: Path) -> Course:
     lead(run, watch.stroke)
     last = latest_round(run.folder)
     assert last is not None
-    return Course(watch.seconds(), {name: last.adapter[name] for name in trained(last.adapter, METHOD, 1)})
+    return watch.course({name: last.adapter[name] for name in trained(last.adapter, METHOD, 1)})
 
 
 @functools.lru_cache(maxsize=1)
@@ -284,7 +334,7 @@ def flower(run: Run, file: Path) -> Course:
 
     resources = {"client_resources": {"num_cpus": os.cpu_count() or 1, "num_gpus": 0.0}}
     run_simulation(server, node, merchants, backend_config={**resources, "init_args": {"include_dashboard": False}})  # type: ignore[dict-item]
-    return Course(watch.seconds(), found["final"])
+    return watch.course(found["final"])
 
 
 def pfl(run: Run, file: Path) -> Course:
@@ -341,12 +391,13 @@ def pfl(run: Run, file: Path) -> Course:
         ),
         callbacks=[Strokes()],
     )
-    return Course(watch.seconds(), {name: weight.detach().clone() for name, weight in ready.weights.items()})
+    return watch.course({name: weight.detach().clone() for name, weight in ready.weights.items()})
 
 
 LEADERS: Mapping[Way, Callable[[Run, Path], Course]] = {
     "bare": bare,
     "plain": plain,
+    "charged": charged,
     "fugou": fugou,
     "flower": flower,
     "pfl": pfl,
@@ -376,18 +427,32 @@ def facts_of(settings: Overhead, way: Way, folder: Path) -> dict[str, Any]:
         total = time.perf_counter() - began
     flat = torch.cat([one.flatten() for _, one in sorted(course.final.items())]).double()
     checksum = float((flat * torch.arange(1, len(flat) + 1).double().sin()).sum())
-    return {"seconds": course.seconds, "total": total, "norm": float(flat.norm()), "checksum": checksum}
+    return {
+        "seconds": course.seconds,
+        "cpu": course.cpu,
+        "total": total,
+        "norm": float(flat.norm()),
+        "checksum": checksum,
+    }
 
 
 def compare(courses: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float | str]:
     """Return each way's median seconds a round and in all, fugou's over the others', and how far the adapters differ.
 
+    Seconds of processor are of the way's own process: what Ray's actors take is not in them.
+
     Raises `UserError` when a way ended with another adapter than the first: then it did other work.
     """
-    each = {way: median(second for one in runs for second in one["seconds"]) for way, runs in courses.items()}
+    each, cpu = (
+        {way: median(second for one in runs for second in one[clock]) for way, runs in courses.items()}
+        for clock in ("seconds", "cpu")
+    )
     facts: dict[str, float | str] = {f"{way} s a round": seconds for way, seconds in each.items()}
+    facts |= {f"{way} cpu s a round": seconds for way, seconds in cpu.items() if way != "flower"}
     facts |= {f"{way} s in all": median(one["total"] for one in runs) for way, runs in courses.items()}
-    facts |= {f"fugou / {way}": each["fugou"] / each[way] for way in each if way != "fugou" and "fugou" in each}
+    others = [way for way in each if way != "fugou" and "fugou" in each]
+    facts |= {f"fugou / {way}": each["fugou"] / each[way] for way in others}
+    facts |= {f"fugou / {way} cpu": cpu["fugou"] / cpu[way] for way in others if way != "flower"}
     ends = {way: one for way, runs in courses.items() for one in runs}
     first = next(iter(ends.values()))
     for way, one in ends.items():

@@ -12,13 +12,14 @@ row, and its clipped gradient is bounded by the clip norm as before.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import shake_256
 from itertools import islice
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 
@@ -27,11 +28,13 @@ from client.data.customers import CLASSES, Customers, Posed, Shelf, pose
 from client.train.sampling import Floats, Randomness
 from common.model import Base
 from common.schema import Shop
-from common.text import TASKS
-from common.tokens import Rows, encode_examples, pack, stack
+from common.text import TASKS, Example
+from common.tokens import Encoded, Rows, encode_examples, pack, stack
 
 KEPT_LETTERS = 10_000_000
 """Letters of posed tasks that are kept for the next step, about 50 MB; what is not kept is posed again when drawn."""
+KEPT_IDS = 2_000_000
+"""Ids of examples that are kept for the next step, about 20 MB with what holds them; the others are encoded again."""
 SEED_WORDS = 4
 USUAL_TRAIN = TrainChoice()
 
@@ -62,6 +65,59 @@ def make_choice(train: TrainChoice, lang: str) -> Choice:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """A posed task as the ids that training sees of it; the first `prompt` of them do not count."""
+
+    task: str
+    label: str
+    ids: array[int] = field(repr=False)
+    prompt: int
+
+    def encoded(self) -> Encoded:
+        """Return the ids with their mask."""
+        return Encoded(self.task, tuple(self.ids), (False,) * self.prompt + (True,) * (len(self.ids) - self.prompt))
+
+
+Task = TypeVar("Task", Posed, Brief)
+
+
+class Encodings:
+    """Examples as ids, those used last, so that a task drawn again is not encoded again; ids follow from the text alone."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, Example], Brief] = OrderedDict()
+        self._ids = 0
+
+    def encode(self, base: Base, examples: Sequence[Example], max_tokens: int) -> list[Encoded]:
+        """Return what `encode_examples` does."""
+        keys = [(base.digest, max_tokens, one) for one in examples]
+        new = [key for key in dict.fromkeys(keys) if key not in self._kept]
+        made = dict(zip(new, encode_examples(base, [one for *_, one in new], max_tokens), strict=True))
+        found = [made.get(key) or self._again(key) for key in keys]
+        for key, encoded in made.items():
+            self._keep(key, encoded)
+        return found
+
+    def _again(self, key: tuple[str, int, Example]) -> Encoded:
+        self._kept.move_to_end(key)
+        return self._kept[key].encoded()
+
+    def _keep(self, key: tuple[str, int, Example], encoded: Encoded) -> None:
+        self._kept[key] = brief(encoded)
+        self._ids += len(encoded.ids)
+        while self._ids > KEPT_IDS and len(self._kept) > 1:
+            self._ids -= len(self._kept.popitem(last=False)[1].ids)
+
+
+_encodings = Encodings()
+
+
+def brief(encoded: Encoded, label: str = "") -> Brief:
+    """Return an encoded task in little memory."""
+    return Brief(encoded.task, label, array("i", encoded.ids), len(encoded.counts) - sum(encoded.counts))
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a merchant trains on: the tasks each customer poses, the public bounds of a row and how it is chosen."""
@@ -81,36 +137,101 @@ class Dataset:
         Each customer takes the same number of words for a seed, however many tasks there are, so that nobody's tasks
         move anybody else's choice.
         """
-        seeds_BW = randomness.words(SEED_WORDS * len(drawn)).reshape(len(drawn), SEED_WORDS)
         chosen = [
-            choose(self.tasks[one], self.choice, self.max_records, seed_W.tobytes())
-            for one, seed_W in zip(drawn, seeds_BW, strict=True)
+            choose(self.tasks[one], self.choice, self.max_records, seed)
+            for one, seed in zip(drawn, seeds(len(drawn), randomness), strict=True)
         ]
-        every = [task.example for row in chosen for task in row]
-        encoded = iter(encode_examples(self.base, every, self.max_tokens))
-        rows = [pack(islice(encoded, len(row)), self.base.end, self.max_tokens) for row in chosen]
-        return stack(rows, self.base.end, self.max_tokens)
+        encoded = iter(self._encoded([task for row in chosen for task in row]))
+        return packed((islice(encoded, len(row)) for row in chosen), self.base.end, self.max_tokens)
+
+    def _encoded(self, tasks: Sequence[Posed]) -> list[Encoded]:
+        return _encodings.encode(self.base, [task.example for task in tasks], self.max_tokens)
+
+    def condensed(self, most: int) -> Condensed | None:
+        """Return the same training set as ids alone, no text kept; None where that takes more than `most` ids."""
+        table = Condensed(self.base, self.max_tokens, self.max_records, self.choice)
+        for place in range(len(self)):
+            tasks = self.tasks[place]
+            table.add([_kind(task) for task in tasks], self._encoded(tasks))
+            if len(table.ids) > most:
+                return None
+        return table
 
 
-def choose(posed: Sequence[Posed], choice: Choice, limit: int, seed: bytes) -> list[Posed]:
+def seeds(count: int, randomness: Randomness) -> list[bytes]:
+    """Return a fresh seed for each of `count` customers."""
+    return [seed_W.tobytes() for seed_W in randomness.words(SEED_WORDS * count).reshape(count, SEED_WORDS)]
+
+
+def packed(chosen: Iterable[Iterable[Encoded]], end: int, max_tokens: int) -> Rows:
+    """Return one row of at most `max_tokens` for every customer's chosen tasks."""
+    return stack([pack(row, end, max_tokens) for row in chosen], end, max_tokens)
+
+
+class Condensed:
+    """A small shop's training set as ids in one array, a few bytes each: what is kept of a shop that makes room."""
+
+    def __init__(self, base: Base, max_tokens: int, max_records: int, choice: Choice) -> None:
+        self.ids = array("H" if base.model.config.vocab_size <= 1 << 16 else "i")
+        self._end, self._bounds, self._choice = base.end, (max_tokens, max_records), choice
+        self._kinds: dict[tuple[str, str], int] = {}
+        self._tasks = array("i")  # three numbers a task: its kind, the ids of its prompt, where its ids end
+        self._ends = array("i", [0])  # which task comes after a customer's last one
+
+    def add(self, kinds: Sequence[tuple[str, str]], encoded: Sequence[Encoded]) -> None:
+        """Take in the tasks of the next customer, (task, label) and ids of each."""
+        for kind, one in zip(kinds, encoded, strict=True):
+            self.ids.extend(one.ids)
+            number = self._kinds.setdefault(kind, len(self._kinds))
+            self._tasks.extend((number, len(one.counts) - sum(one.counts), len(self.ids)))
+        self._ends.append(len(self._tasks) // 3)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def rows(self, drawn: Sequence[int], randomness: Randomness) -> Rows:
+        """Return what the data set's own `rows` would, from the same randomness."""
+        kinds, (tokens, records) = list(self._kinds), self._bounds
+        chosen = (
+            choose(self._briefs(one, kinds), self._choice, records, seed)
+            for one, seed in zip(drawn, seeds(len(drawn), randomness), strict=True)
+        )
+        return packed(([task.encoded() for task in row] for row in chosen), self._end, tokens)
+
+    def _briefs(self, place: int, kinds: Sequence[tuple[str, str]]) -> list[Brief]:
+        return [self._brief(number, kinds) for number in range(self._ends[place], self._ends[place + 1])]
+
+    def _brief(self, number: int, kinds: Sequence[tuple[str, str]]) -> Brief:
+        kind, prompt, end = self._tasks[3 * number : 3 * number + 3]
+        begin = self._tasks[3 * number - 1] if number else 0
+        return Brief(*kinds[kind], self.ids[begin:end], prompt)
+
+
+def _kind(task: Posed | Brief) -> tuple[str, str]:
+    """Return what a choice looks at: the task's name and its label."""
+    return (task.task if isinstance(task, Brief) else task.example.task, task.label)
+
+
+def choose(posed: Sequence[Task], choice: Choice, limit: int, seed: bytes) -> list[Task]:
     """Return at most `limit` of one customer's tasks, given in order of time; a function of its arguments alone.
 
     Tasks take turns by weight: the n-th of a name comes at (n - u) / weight with one uniform u a name, so its share of
     the row is in proportion to its weight and no frequent task crowds out a rare one. Within a name the newest come
     first, or any order at random; under `by_class` the classes of a name take turns too.
     """
-    names = sorted({one.example.task for one in posed})
+    kinds = [_kind(one) for one in posed]
+    names = sorted({name for name, _ in kinds})
     dice = _dice(seed, 2 * len(posed) + len(names))
     first, stays, starts = np.split(dice, [len(posed), 2 * len(posed)])
     order = range(len(posed) - 1, -1, -1) if choice.recent else first.argsort(kind="stable").tolist()
-    kept = [place for place in order if stays[place] < choice.keep.get(posed[place].label, 1.0)]
+    kept = [place for place in order if stays[place] < choice.keep.get(kinds[place][1], 1.0)]
     if choice.by_class:
-        kept = _in_turn([(posed[place].example.task, posed[place].label) for place in kept], kept)
+        kept = _in_turn([kinds[place] for place in kept], kept)
     start = dict(zip(names, starts.tolist(), strict=True))
     met: Counter[str] = Counter()
     turns: list[tuple[float, int, int]] = []
     for place in kept:
-        name = posed[place].example.task
+        name = kinds[place][0]
         weight = choice.weights.get(name, 1.0)
         if weight > 0:
             met[name] += 1

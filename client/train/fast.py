@@ -32,6 +32,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from transformers.pytorch_utils import Conv1D
 
 from common.errors import UserError
+from common.lora import named_in
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Padding: TypeAlias = Literal["full", "buckets"]
@@ -119,7 +120,7 @@ class FastGradients:
         self.head_VD = (
             self.tokens_VD if base.lm_head.weight is network.wte.weight else _frozen(base.lm_head.weight, dtype)
         )
-        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.trained: list[Any] = [parameter for _, parameter in named_in(model) if parameter.requires_grad]
         check_reached(model, self.layers)
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
@@ -285,7 +286,7 @@ def check_reached(model: PeftModel, layers: list[Layer]) -> None:
     """Raise `UserError` when a parameter is to be trained that is no factor of an adapter in a layer."""
     matrices = [one for layer in layers for one in (layer.attend, layer.leave, layer.widen, layer.narrow)]
     reached = {id(factor) for one in matrices for pair in one.pairs for factor in (pair.A_RI, pair.B_OR)}
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_in(model):
         if parameter.requires_grad and id(parameter) not in reached:
             raise UserError(
                 f"{name} is no adapter of c_attn, c_proj or c_fc; the fast engine cannot train it, "

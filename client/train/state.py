@@ -9,7 +9,7 @@ from datetime import datetime
 
 from client.config import MerchantSettings
 from client.data.customers import Customer, Customers
-from client.data.dataset import Dataset, make_dataset
+from client.data.dataset import Condensed, Dataset, make_dataset
 from client.data.sources import fingerprint, read_shop
 from client.train.head import HeadData, make_head_data
 from client.use.ranking.book import catalogue_book, day_of
@@ -18,6 +18,8 @@ from common.privacy.policy import Policy
 from common.schema import Product
 
 KEPT = 64
+IDS_EACH, IDS = 400_000, 16_000_000
+"""A shop that makes room for another is kept as ids alone, where those are few; all of them take 64 MB at most."""
 CUTS = (90, 60, 30)
 """Days before the last one at which the head is asked what the next 30 days held: public, the same in every shop."""
 
@@ -40,11 +42,16 @@ class Warm:
 
 
 _warm: OrderedDict[tuple[object, ...], Warm] = OrderedDict()
+_condensed: OrderedDict[tuple[object, ...], Condensed] = OrderedDict()
 
 
-def dataset(settings: MerchantSettings, base: Base, policy: Policy) -> Dataset:
+def dataset(settings: MerchantSettings, base: Base, policy: Policy) -> Dataset | Condensed:
     """Return the merchant's training set; read again when a source file, the row bounds or [train] have changed."""
-    return _opened(settings, base, policy).dataset
+    key = _key(settings, base, policy)
+    if key in _condensed and key not in _warm:
+        _condensed.move_to_end(key)
+        return _condensed[key]
+    return _opened(settings, base, policy, key).dataset
 
 
 def head_data(settings: MerchantSettings, base: Base, policy: Policy) -> HeadData:
@@ -53,19 +60,37 @@ def head_data(settings: MerchantSettings, base: Base, policy: Policy) -> HeadDat
     The last day is that of `train.until`, else today by the clock, and never one that a row tells: a cut that follows from
     the shop's last order would move all customers' rows with one customer's.
     """
-    return _opened(settings, base, policy).head(day_of(settings.train.until or datetime.now()))
+    warm = _opened(settings, base, policy, _key(settings, base, policy))
+    return warm.head(day_of(settings.train.until or datetime.now()))
 
 
-def _opened(settings: MerchantSettings, base: Base, policy: Policy) -> Warm:
-    train, bounds = settings.train, (policy.max_tokens, policy.max_records_per_customer)
+def _bounds(policy: Policy) -> tuple[int, int]:
+    return policy.max_tokens, policy.max_records_per_customer
+
+
+def _key(settings: MerchantSettings, base: Base, policy: Policy) -> tuple[object, ...]:
     stamps = [fingerprint(source) for _, source in settings.sources if source is not None]
-    key = (settings.folder, base.digest, *bounds, train.model_dump_json(), *stamps)
+    return (settings.folder, base.digest, *_bounds(policy), settings.train.model_dump_json(), *stamps)
+
+
+def _opened(settings: MerchantSettings, base: Base, policy: Policy, key: tuple[object, ...]) -> Warm:
+    train = settings.train
     if key not in _warm:
         shop = read_shop(settings)
         products = {product.item_id: product for product in shop.products}
-        made = make_dataset(shop, base, *bounds, train.until, train)
+        made = make_dataset(shop, base, *_bounds(policy), train.until, train)
         _warm[key] = Warm(made, Customers(shop, train.until), products)
     _warm.move_to_end(key)
     while len(_warm) > KEPT:
-        _warm.popitem(last=False)
+        _condense(*_warm.popitem(last=False))
     return _warm[key]
+
+
+def _condense(key: tuple[object, ...], warm: Warm) -> None:
+    """Keep the training set of a shop that goes as ids, where it is small; those used last stay."""
+    small = warm.dataset.condensed(IDS_EACH) if len(warm.dataset) < IDS_EACH // warm.dataset.max_tokens else None
+    if small is None:
+        return
+    _condensed[key] = small
+    while sum(len(one.ids) for one in _condensed.values()) > IDS:
+        _condensed.popitem(last=False)

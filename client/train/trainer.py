@@ -42,7 +42,7 @@ from client.train.fast import FastGradients, Padding, Precision
 from client.train.loss import customer_loss
 from client.train.sampling import Randomness, Whole, noisy, poisson
 from client.train.steps import PLAIN_STEP, Anchor, LocalStep, make_optimizer
-from common.lora import Adapter, difference, lift, put
+from common.lora import Adapter, difference, lift, named_in, put
 from common.methods import trained
 from common.privacy.plan import RoundPlan
 from common.tokens import Rows
@@ -99,7 +99,7 @@ def train_round(
     `share` is the adapter's part of every step's privacy, 1 - h; `beside` is told who was drawn into each step.
     """
     names = trained(adapter, method, plan.round)
-    model.to(settings.device)
+    move(model, settings.device)
     put(model, adapter)
     mine = replace(plan, sigma=plan.sigma / math.sqrt(share))
     with private(model, names, mine, local_rate, randomness, settings, step) as (engine, optimizer):
@@ -219,7 +219,7 @@ def private(
     step: LocalStep = PLAIN_STEP,
 ) -> Iterator[tuple[GradSampleModule | FastGradients, CustomerDPOptimizer]]:
     """Put engine and optimizer around `model` for as long as the block lasts; only `names` can be trained in it."""
-    chosen = [p for name, p in model.named_parameters() if choose(p, name.replace(".default.", ".") in names)]
+    chosen = [parameter for name, parameter in named_in(model) if choose(parameter, name in names)]
     variance = (plan.sigma * plan.clip_norm / plan.divisor) ** 2
     steps = make_optimizer(chosen, rate, step, variance)
     optimizer = CustomerDPOptimizer(steps, plan, randomness, rate * step.proximal)
@@ -247,6 +247,12 @@ def hooked(model: torch.nn.Module) -> Iterator[GradSampleModule]:
             hooks.remove_hooks()
 
 
+def move(model: torch.nn.Module, device: str) -> None:
+    """Bring the model to `device`; walking through all modules for nothing takes a millisecond."""
+    if any(parameter.device != torch.device(device) for _, parameter in named_in(model)):
+        model.to(device)
+
+
 def choose(parameter: torch.nn.Parameter, chosen: bool) -> bool:
     """Let `parameter` be trained or not, and return which."""
     parameter.requires_grad_(chosen)
@@ -255,9 +261,10 @@ def choose(parameter: torch.nn.Parameter, chosen: bool) -> bool:
 
 def clear(model: torch.nn.Module) -> None:
     """Leave no gradient of anybody in memory."""
-    for parameter in model.parameters():
+    for _, parameter in named_in(model):
         for leftover in ("grad_sample", "summed_grad"):
             if hasattr(parameter, leftover):
                 delattr(parameter, leftover)
         parameter.grad = None
-    model.eval()
+    if model.training:
+        model.eval()

@@ -241,12 +241,16 @@ def privacy_profile(charges: Iterable[Spending], epsilons: Sequence[float]) -> t
 
     delta(0) is the total variation distance: the largest advantage of any membership test.
     """
-    history = merge(charges)
+    return _deltas(merge(charges), tuple(float(e) for e in epsilons))
+
+
+@lru_cache(maxsize=64)
+def _deltas(history: History, epsilons: tuple[float, ...]) -> tuple[float, ...]:
     if not history:
         return tuple(0.0 for _ in epsilons)
     if _unbounded(history):
         return tuple(1.0 for _ in epsilons)
-    deltas = _distribution(history, GRID).get_delta_for_epsilon([float(e) for e in epsilons])
+    deltas = _distribution(history, GRID).get_delta_for_epsilon(list(epsilons))
     return tuple(min(1.0, max(0.0, float(delta))) for delta in deltas)
 
 

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -69,11 +70,16 @@ class Instant(NamedTuple):
 def now() -> Instant:
     """Return this moment by the machine's clocks; the boot is "" where the system does not name it."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return Instant(time.time(), time.clock_gettime(clock), _boot())
+
+
+@cache
+def _boot() -> str:
+    """Return which boot this is; no process outlives one."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        boot = ""
-    return Instant(time.time(), time.clock_gettime(clock), boot)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ class Ledger:
         self._mutex = threading.RLock()
         self._book = Book()
         self._holding: dict[int, int] = {}
+        self._synced = -1
         self._base = _connect(self.path)
         self._lock = _open_private(self.path.with_suffix(".lock"))
 
@@ -549,7 +556,7 @@ class Ledger:
                 raise
             if self._book.seq != before:
                 self._on_write(f"{verb}:committed")
-                self._write_anchor()
+                self._write_anchor(before)
                 self._on_write(f"{verb}:anchored")
 
     def _undo(self) -> None:
@@ -816,21 +823,27 @@ class Ledger:
 
     # --- anchors ---
 
-    def _write_anchor(self) -> None:
+    def _write_anchor(self, before: int) -> None:
         """Write (number, hash) of the last entry into one of the anchor's two lines, in place.
 
         A line torn by a power cut fails its check, and the other one, an entry or two older, still stands; so this
-        costs one synchronisation and no rename.
+        costs one synchronisation and no rename. A reservation alone, right after entry `before` whose line is safe on
+        disk, waits for the line of the entry that closes it: nothing of its round has left the merchant by then, and
+        `Span.charges` counts one round more than the anchor has seen.
         """
         book = self._book
+        waits = before == self._synced and book.seq == before + 1 and book.seq in book.held
         line, place = _anchor_line(book.merchant, book.seq, book.head), _ANCHOR_WIDTH * (book.seq % 2)
         if not self.anchor_path.exists():  # the first line comes whole or, on a full disk, not at all
             write_atomic(self.anchor_path, b" " * place + line, mode=0o600)
+            self._synced = book.seq
             return
         handle = _open_private(self.anchor_path)
         try:
             os.pwrite(handle, line, place)
-            os.fdatasync(handle)
+            if not waits:
+                os.fdatasync(handle)
+                self._synced = book.seq
         except OSError as error:
             raise cannot_write(self.anchor_path, error) from error
         finally:
@@ -994,6 +1007,7 @@ def _read_anchor(path: Path) -> tuple[int, str] | None:
     return max(seen)
 
 
+@lru_cache(maxsize=1024)
 def _anchor_of(line: bytes) -> tuple[int, str] | None:
     try:
         fields = json.loads(line)

@@ -15,6 +15,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -208,8 +209,9 @@ def load_policy(path: Path, *, public_key: Ed25519PublicKey | None = None) -> Si
     return open_signed(raw, signature, signer, str(path))
 
 
+@lru_cache(maxsize=1024)
 def open_signed(raw: bytes, signature: bytes, signer: str, name: str = "the policy") -> SignedPolicy:
-    """Return the policy in `raw` when `signature` over it is of the key `signer` (hex).
+    """Return the policy in `raw` when `signature` over it is of the key `signer` (hex); the same bytes are read once.
 
     Raises `VerificationFailed` otherwise.
     """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timedelta
@@ -12,12 +13,15 @@ import pytest
 import client.data.dataset
 from client.config import MerchantSettings, Shares, TrainChoice, lexicon, load_merchant
 from client.data.customers import Posed, gather, known_before, pose
-from client.data.dataset import Choice, Dataset, Tasks, choose, make_choice, make_dataset
+from client.data.dataset import Choice, Condensed, Dataset, Encodings, Tasks, choose, make_choice, make_dataset
+from client.train import state
 from client.train.sampling import Randomness, Rehearsal, SecureRandom
 from common.errors import UserError
 from common.model import Base, load_base
+from common.privacy.policy import Policy
 from common.schema import Order, Review, Row, Shop
 from common.text import PLAIN, TASKS, Example
+from common.tokens import Encoded, encode_examples
 
 R = TypeVar("R", bound=Row)
 TOKENS, RECORDS = 96, 4
@@ -450,3 +454,98 @@ def test_the_shops_own_words_are_read_from_the_files_it_names(tmp_path: Path) ->
         settled(tmp_path, '[text]\ndictionary = "../x"\n')
     with pytest.raises(UserError, match=r"none\.txt cannot be read: No such file or directory"):
         lexicon(settled(tmp_path, '[text]\nstop_words = "none.txt"\n'))
+
+
+# --- ids that are kept ---
+
+
+@pytest.mark.parametrize(
+    "train",
+    [TrainChoice(), TrainChoice(records="recent"), TrainChoice(balance="customer"), TrainChoice(balance="declared")],
+    ids=["usual", "recent", "by customer", "declared"],
+)
+def test_a_condensed_set_gives_the_very_same_rows(shop: Shop, base: Base, train: TrainChoice) -> None:
+    whole = make_dataset(shop, base, TOKENS, RECORDS, None, train)
+    small = whole.condensed(1_000_000)
+    assert small is not None
+    assert len(small) == len(whole)
+    for seed, drawn in enumerate([range(12), [7, 7, 0], [], [11]]):
+        one, other = whole.rows(drawn, Rehearsal(seed)), small.rows(drawn, Rehearsal(seed))
+        np.testing.assert_array_equal(one.ids_BT, other.ids_BT)
+        np.testing.assert_array_equal(one.counts_BT, other.counts_BT)
+
+
+def test_a_condensed_set_holds_no_text_and_few_bytes(made: Dataset) -> None:
+    small = made.condensed(1_000_000)
+    assert small is not None
+    assert not any(isinstance(value, Dataset | Tasks) for value in vars(small).values())
+    assert small.ids.itemsize == 2
+    assert len(small.ids) > 100
+
+
+def test_a_set_of_more_ids_than_allowed_is_not_condensed(made: Dataset) -> None:
+    assert made.condensed(10) is None
+
+
+def test_a_task_drawn_again_is_not_encoded_again_and_is_the_same(
+    shop: Shop, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    honest = encode_examples
+
+    def counted(base: Base, examples: Sequence[Example], max_tokens: int) -> list[Encoded]:
+        asked.append(len(examples))
+        return honest(base, examples, max_tokens)
+
+    monkeypatch.setattr(client.data.dataset, "_encodings", Encodings())
+    monkeypatch.setattr(client.data.dataset, "encode_examples", counted)
+    data = make_dataset(shop, base, TOKENS, RECORDS, None)
+    first, again = data.rows(range(12), Rehearsal(3)), data.rows(range(12), Rehearsal(3))
+    np.testing.assert_array_equal(first.ids_BT, again.ids_BT)
+    np.testing.assert_array_equal(first.counts_BT, again.counts_BT)
+    assert asked[0] > 12
+    assert asked[1] == 0
+
+
+def test_what_is_kept_of_ids_is_bounded_and_what_is_not_kept_is_the_same(
+    shop: Shop, base: Base, made: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = made.rows(range(12), Rehearsal(4)).ids_BT
+    few = Encodings()
+    monkeypatch.setattr(client.data.dataset, "KEPT_IDS", 200)
+    monkeypatch.setattr(client.data.dataset, "_encodings", few)
+    for _ in range(2):
+        np.testing.assert_array_equal(made.rows(range(12), Rehearsal(4)).ids_BT, wanted)
+        assert sum(len(one.ids) for one in few._kept.values()) == few._ids <= 200
+
+
+def test_rows_of_another_length_are_not_taken_for_these(shop: Shop, base: Base) -> None:
+    long, short = (make_dataset(shop, base, tokens, RECORDS, None) for tokens in (TOKENS, 24))
+    assert long.rows(range(12), Rehearsal(5)).ids_BT.shape == (12, TOKENS)
+    fresh = short.rows(range(12), Rehearsal(5))
+    assert fresh.ids_BT.shape == (12, 24)
+    assert (fresh.counts_BT.sum(1) > 0).any()
+
+
+def test_a_shop_that_made_room_is_not_read_again_until_its_files_change(
+    base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "KEPT", 1)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        shutil.copytree(Path(__file__).parents[2] / "examples" / "merchant", folder)
+    settings = [load_merchant(folder) for folder in folders]
+    policy = Policy(
+        merchant="tea-house", epsilon=8.0, period="2026Q4", max_rounds=50, sigma_min=4.0, rate=0.02, steps=1,
+        clip_norm=0.5, divisor=16.0, max_records_per_customer=RECORDS, max_tokens=TOKENS,
+    )  # fmt: skip
+    first = state.dataset(settings[0], base, policy)
+    wanted = first.rows(range(len(first)), Rehearsal(6)).ids_BT
+    state.dataset(settings[1], base, policy)
+    small = state.dataset(settings[0], base, policy)
+    assert isinstance(first, Dataset)
+    assert isinstance(small, Condensed)
+    np.testing.assert_array_equal(small.rows(range(len(small)), Rehearsal(6)).ids_BT, wanted)
+    orders = folders[0] / "orders.csv"
+    orders.write_text(orders.read_text("utf-8") + orders.read_text("utf-8").splitlines()[1] + "\n", "utf-8")
+    assert isinstance(state.dataset(settings[0], base, policy), Dataset)

@@ -11,7 +11,7 @@ from common.errors import UserError
 from simulations.bench import install, on_path, run_benchmarks
 from simulations.overhead import Overhead, Stopwatch, compare, facts_of, ready_folder
 
-SMALL = Overhead(merchants=2, steps=2, rounds=3, customers=3, repetitions=1, ways=("bare", "plain", "fugou"))
+SMALL = Overhead(merchants=2, steps=2, rounds=3, customers=3, repetitions=1, ways=("bare", "plain", "charged", "fugou"))
 
 
 def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_path: Path) -> None:
@@ -22,27 +22,31 @@ def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_pa
     facts = compare(courses)
     assert float(facts["fugou / plain"]) > 0
     assert all(len(runs[0]["seconds"]) == 2 for runs in courses.values())
-    assert courses["plain"][0]["checksum"] == courses["fugou"][0]["checksum"]
+    assert courses["plain"][0]["checksum"] == courses["charged"][0]["checksum"] == courses["fugou"][0]["checksum"]
+    assert float(facts["fugou / charged cpu"]) > 0
     assert courses["bare"][0]["norm"] > 0
 
 
 def test_a_way_that_did_other_work_is_not_compared() -> None:
-    course = {"seconds": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
+    course = {"seconds": [1.0], "cpu": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
     with pytest.raises(UserError, match="it did other work"):
         compare({"bare": [course], "fugou": [{**course, "checksum": 0.6}]})
 
 
 def test_ratios_are_of_medians() -> None:
-    course = {"seconds": [1.0, 5.0, 2.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
-    facts = compare({"bare": [course], "fugou": [{**course, "seconds": [4.0]}]})
+    course = {"seconds": [1.0, 5.0, 2.0], "cpu": [2.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
+    facts = compare({"bare": [course], "fugou": [{**course, "seconds": [4.0], "cpu": [8.0]}]})
     assert facts["fugou / bare"] == 2.0
+    assert facts["fugou / bare cpu"] == 4.0
     assert facts["bare s a round"] == 2.0
 
 
 def test_the_first_round_is_not_counted() -> None:
     watch = Stopwatch()
-    watch.strokes = [0.0, 10.0, 11.0, 13.0]
-    assert watch.seconds() == [1.0, 2.0]
+    watch.strokes = [(0.0, 0.0), (10.0, 5.0), (11.0, 5.5), (13.0, 5.75)]
+    course = watch.course({})
+    assert course.seconds == [1.0, 2.0]
+    assert course.cpu == [0.5, 0.25]
 
 
 def test_it_runs_by_name_in_processes_of_its_own() -> None:
