@@ -18,6 +18,7 @@ import torch
 
 from client.config import LEDGER, POLICY, load_merchant
 from client.data.customers import gather, pose
+from client.data.dataset import Dataset
 from client.data.sources import read_shop
 from client.round import take_part
 from client.train.head import gradients, make_head_data, zero_head
@@ -183,6 +184,7 @@ def test_the_heads_rows_are_of_the_same_customers_in_the_same_order(shop: Path, 
     shop_read = read_shop(settings)
     products = {one.item_id: one for one in shop_read.products}
     posed = [len(pose(who, products, shop_read.lang)) for who in gather(shop_read, until)]
+    assert isinstance(tasks, Dataset)
     assert [len(one) for one in tasks.tasks] == posed
     assert len(set(posed)) > 3
 

@@ -155,7 +155,7 @@ def head_without_noise(patch: pytest.MonkeyPatch) -> None:
 
 
 def one_part_of_the_head_with_half_its_noise(patch: pytest.MonkeyPatch) -> None:
-    honest, small = head.noisy, PARTS["rank"].shape[0]
+    honest, small = noisy, PARTS["rank"].shape[0]
     patch.setattr(head, "noisy", lambda v, deviation, source: honest(v, deviation / (1 + (len(v) != small)), source))
 
 
