@@ -55,17 +55,17 @@ def losses(head: dict[str, torch.Tensor], shop: Book, who: int) -> torch.Tensor:
     words = torch.zeros(len(texts), len(head["gap"]))
     words.scatter_add_(1, torch.from_numpy(texts.place_XW), torch.from_numpy(texts.value_XW))
     cuts = []
-    for cut in range(len(CUTS)):
-        valid, bought = torch.from_numpy(whole.valid_NCI[who, cut]), torch.from_numpy(whole.bought_NCI[who, cut])
-        logged = (torch.from_numpy(whole.phi_NCIF[who, cut]) @ head["rank"])[valid].log_softmax(0)
-        if bought.any():
-            cuts.append(-logged[bought[valid]].mean())
+    for at in np.flatnonzero(whole.customer_L == who).tolist():
+        mine = slice(whole.place_L[at], whole.place_L[at + 1])
+        logged = (torch.from_numpy(whole.phi_QF[mine]) @ head["rank"]).log_softmax(0)
+        if whole.bought_Q[mine].any():
+            cuts.append(-logged[torch.from_numpy(whole.bought_Q[mine])].mean())
     total = torch.stack(cuts).mean() if cuts else torch.zeros(())
-    mine = shop.before(UNTIL).of(np.arange(len(shop.customers)) == who)
-    if len(mine.item_P):
+    hers = shop.before(UNTIL).of(np.arange(len(shop.customers)) == who)
+    if len(hers.item_P):
         sales = (words @ head["popularity"])[torch.from_numpy(shop.shelf.text_I)].log_softmax(0)
-        total = total - sales[torch.from_numpy(mine.item_P)].mean()
-    times = {int(item): sorted(mine.day_P[mine.item_P == item].tolist()) for item in np.unique(mine.item_P)}
+        total = total - sales[torch.from_numpy(hers.item_P)].mean()
+    times = {int(item): sorted(hers.day_P[hers.item_P == item].tolist()) for item in np.unique(hers.item_P)}
     said = (words @ head["repeat"] + USUAL_REPEAT)[torch.from_numpy(shop.shelf.text_I)]
     again = [torch.nn.functional.softplus(-said[i] if len(d) > 1 else said[i]) for i, d in times.items()]
     gaps = [
@@ -146,8 +146,9 @@ def test_planted_fault_no_noise_on_the_head_is_seen(monkeypatch: pytest.MonkeyPa
 
 def test_a_broken_row_contributes_nothing() -> None:
     honest, more = released_sum(3), data(4)
-    for field in (more.phi_NCIF, more.sold_ND, more.kept_ND, more.gaps_ND):
-        field[3] = np.inf
+    more.phi_QF[more.place_L[np.searchsorted(more.customer_L, 3)] :] = np.inf
+    for field in (more.sold_M, more.kept_M, more.gaps_M):
+        field[more.customer_M == 3] = np.inf
     found = train_head(weights(), more, replace(PLAN, sigma=0.0), Rehearsal(1))
     for name, one in found.items():
         np.testing.assert_allclose(-PLAN.divisor * one, honest[name], rtol=1e-3, atol=1e-5)
@@ -157,12 +158,12 @@ def test_the_order_asked_about_is_in_no_feature_and_nothing_from_until_on_counts
     shop = book(5)
     whole = make_head_data(shop, (90,), 120)
     shorter = make_head_data(shop.before(90), (90,), 120)
-    assert np.array_equal(whole.phi_NCIF, shorter.phi_NCIF)
-    assert whole.bought_NCI.any()
-    assert not shorter.bought_NCI.any()
+    assert np.array_equal(whole.phi_QF, shorter.phi_QF)
+    assert whole.bought_Q.any()
+    assert not shorter.bought_Q.any()
     later = make_head_data(shop.before(120), (90,), 120)
-    assert np.array_equal(whole.sold_ND, later.sold_ND)
-    assert np.array_equal(whole.bought_NCI, later.bought_NCI)
+    assert np.array_equal(whole.sold_M, later.sold_M)
+    assert np.array_equal(whole.bought_Q, later.bought_Q)
 
 
 def test_customers_without_purchases_keep_a_row_without_a_gradient() -> None:

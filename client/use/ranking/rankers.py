@@ -1,7 +1,8 @@
 """The two rankers and the baselines they are held against: a book and a day in, lists of items out.
 
     repeat    rank . phi(u, i) + how likely the item's kind is bought again, less so the more often she has + popularity
-    explore   how the item sells, less so with `debias`, + how it fits what the customer buys
+    explore   how the item sells, less so with `debias`, + how it fits what the customer buys; for an item that nobody
+              bought yet, how its kind sells and how much of that kind she buys
 
 Only `rank` and the words' weights come from the federation; everything else is counted in the shop, where it ranks.
 
@@ -19,7 +20,7 @@ import numpy as np
 from client.use.ranking.book import Book, Whole
 from client.use.ranking.features import Doubles, Pairs, pairs
 from client.use.ranking.lists import K, listed, popularity, spread, ties
-from client.use.ranking.priors import appeal, fit, priors, repeat_logits
+from client.use.ranking.priors import appeal, debut, fit, priors, repeat_logits
 from common.ranking import Floats
 
 AGAIN, AGAIN_OFTEN, POPULAR = 1.0, -0.4, 0.2
@@ -91,7 +92,8 @@ def repeat_scores(seen: View, head: Head, choice: Choice = Choice()) -> Doubles:
 def explore_scores(seen: View, head: Head, choice: Choice = Choice()) -> Doubles:
     """Return (U, I) the explore ranker's scores, minus infinity for what a customer bought before."""
     sells_I = appeal(seen.popular, seen.buyers, priors(seen.book.shelf, head))
-    return seen.unseen((1 - choice.debias) * sells_I + fit(seen.book, seen.pairs))
+    new_UI = debut(seen.book, seen.pairs, seen.popular, seen.buyers)
+    return seen.unseen((1 - choice.debias) * sells_I + fit(seen.book, seen.pairs) + new_UI)
 
 
 # --- baselines ---
