@@ -89,13 +89,13 @@ class HeadData:
         for start in range(0, self.customers, size):
             yield start, self.between(start, start + size)
 
-    def in_buckets(self, weight_M: npt.NDArray[np.floating]) -> Floats:
-        """Return (N, D): each customer's texts, added up with weights."""
+    def in_buckets(self, *weights_M: npt.NDArray[np.floating]) -> list[Floats]:
+        """Return (N, D) for each of the weights: each customer's texts, added up with them."""
         place_MW = self.customer_M[:, None] * BUCKETS + self.texts.place_XW[self.text_M]
+        value_MW, size = self.texts.value_XW[self.text_M], self.customers * BUCKETS
         with np.errstate(invalid="ignore"):  # a row that is not finite is left out when it is clipped
-            value_MW = self.texts.value_XW[self.text_M] * weight_M[:, None]
-        total = np.bincount(place_MW.ravel(), value_MW.ravel(), self.customers * BUCKETS)
-        return total.reshape(self.customers, BUCKETS).astype(np.float32)
+            found = (np.bincount(place_MW.ravel(), (value_MW * one_M[:, None]).ravel(), size) for one_M in weights_M)
+            return [one.reshape(self.customers, BUCKETS).astype(np.float32) for one in found]
 
 
 def zero_head() -> dict[str, Floats]:
@@ -239,11 +239,17 @@ def gradients(head: Head, data: HeadData) -> dict[str, Floats]:
     expected_D = np.bincount(texts.place_XW.ravel(), (texts.value_XW * share_X[:, None]).ravel(), BUCKETS)
     hope_X = 1 / (1 + np.exp(-np.clip(texts.times(head["repeat"]) + USUAL_REPEAT, -30, 30)))
     asked_N1 = np.bincount(data.customer_M, data.items_M, len(data))[:, None].astype(np.float32)
+    sold_ND, repeat_ND, gap_ND = data.in_buckets(
+        data.sold_M,
+        data.items_M * hope_X[data.text_M] - data.kept_M,
+        data.again_M * texts.times(head["gap"])[data.text_M] - data.gaps_M,
+    )
+    popularity_ND = asked_N1 * expected_D.astype(np.float32) - sold_ND
     return {
         "rank": rank_gradients(head["rank"], data),
-        "popularity": asked_N1 * expected_D.astype(np.float32) - data.in_buckets(data.sold_M),
-        "repeat": data.in_buckets(data.items_M * hope_X[data.text_M] - data.kept_M),
-        "gap": data.in_buckets(data.again_M * texts.times(head["gap"])[data.text_M] - data.gaps_M),
+        "popularity": popularity_ND,
+        "repeat": repeat_ND,
+        "gap": gap_ND,
     }
 
 

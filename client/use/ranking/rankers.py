@@ -61,6 +61,13 @@ class View:
         """How many customers ever bought each item."""
         return np.bincount(self.pairs.item_R, minlength=self.shape[1]).astype(np.float64)
 
+    @cached_property
+    def fits(self) -> Doubles:
+        """Return (U, I) how well an item fits a customer, with what is known of one that nobody bought yet."""
+        new_UI = debut(self.book, self.pairs, self.popular, self.buyers)
+        fits_UI: Doubles = fit(self.book, self.pairs) + new_UI
+        return fits_UI
+
     def unseen(self, score_UI: Doubles) -> Doubles:
         """Return (U, I) the scores with minus infinity for what a customer bought before."""
         fresh_UI = np.broadcast_to(score_UI, self.shape).copy()
@@ -92,8 +99,7 @@ def repeat_scores(seen: View, head: Head, choice: Choice = Choice()) -> Doubles:
 def explore_scores(seen: View, head: Head, choice: Choice = Choice()) -> Doubles:
     """Return (U, I) the explore ranker's scores, minus infinity for what a customer bought before."""
     sells_I = appeal(seen.popular, seen.buyers, priors(seen.book.shelf, head))
-    new_UI = debut(seen.book, seen.pairs, seen.popular, seen.buyers)
-    return seen.unseen((1 - choice.debias) * sells_I + fit(seen.book, seen.pairs) + new_UI)
+    return seen.unseen((1 - choice.debias) * sells_I + seen.fits)
 
 
 # --- baselines ---
