@@ -84,7 +84,7 @@ class HeadData:
             **{name: getattr(self, name)[mine] for name in words},
         )
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[int, HeadData]]:
+    def batches(self, size: int) -> Iterator[tuple[int, HeadData]]:
         """Yield (start, rows) of all customers, `size` at a time."""
         for start in range(0, self.customers, size):
             yield start, self.between(start, start + size)
@@ -199,7 +199,7 @@ class HeadSteps:
         head = {name: one.astype(np.float32) for name, one in self._now.items()}
         totals = {name: np.zeros(part.shape) for name, part in PARTS.items()}
         drawn_N = np.bincount(drawn_B, minlength=len(self._customers)) > 0
-        for start, rows in self._customers.batches():
+        for start, rows in self._customers.batches(BATCH):
             found, here_N = gradients(head, rows), drawn_N[start : start + len(rows)]
             for name, part in PARTS.items():
                 totals[name] += clipped_sum(found[name] if here_N.all() else found[name][here_N], part)

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from client.train import head as heads
-from client.train.head import Head, HeadData, gradients, make_head_data, train_head, zero_head
+from client.train.head import Head, HeadData, HeadSteps, gradients, make_head_data, train_head, zero_head
 from client.train.sampling import Rehearsal, SecureRandom
 from client.use.ranking.book import Book, make_book, make_shelf
 from client.use.ranking.lists import next_order, score
@@ -117,15 +117,51 @@ def test_the_clipped_sums_equal_a_loop_over_customers() -> None:
         np.testing.assert_allclose(total[name], expected, rtol=1e-3, atol=1e-5)
 
 
+def moved_by_one_more(sigma: float) -> float:
+    """Return by how much a sixth customer moves all parts together, in units of each part's noise."""
+    before, after = released_sum(5), released_sum(6)
+    return math.sqrt(
+        sum((np.linalg.norm(after[name] - before[name]) / part.deviation(sigma)) ** 2 for name, part in PARTS.items())
+    )
+
+
 def test_one_customer_more_moves_all_parts_together_by_at_most_one_step_of_the_plan() -> None:
     """In units of each part's noise the whole move is at most 1 / sigma, which is what the plan is charged for."""
-    before, after = released_sum(5), released_sum(6)
-    sigma = 2.0
-    moved = sum(
-        (np.linalg.norm(after[name] - before[name]) / part.deviation(sigma)) ** 2 for name, part in PARTS.items()
-    )
-    assert moved > 0
-    assert math.sqrt(moved) <= 1 / sigma * 1.0001
+    assert 0 < moved_by_one_more(2.0) <= 1 / 2.0 * 1.0001
+
+
+def test_planted_fault_a_customer_who_stands_in_two_batches_moves_the_sum_too_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = HeadData.between
+    monkeypatch.setattr(heads, "BATCH", 3)
+    monkeypatch.setattr(HeadData, "between", lambda self, start, end: honest(self, start, self.customers))
+    assert moved_by_one_more(2.0) > 1 / 2.0 * 1.0001
+
+
+def test_batches_add_up_to_the_same_sum_and_only_the_drawn_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, plan = data(9), replace(PLAN, sigma=0.0)
+    drawn = np.array([0, 3, 4, 8])
+    sums = []
+    for size in (2, 4, 9, 100):
+        monkeypatch.setattr(heads, "BATCH", size)
+        steps = HeadSteps(weights(), rows, plan, Rehearsal(1))
+        steps.step(drawn)
+        sums.append(steps.update())
+    each = gradients(weights(), rows)
+    for name, part in PARTS.items():
+        hers = each[name][drawn].astype(float)
+        clipped = hers * np.minimum(1, part.clip_norm / np.linalg.norm(hers, axis=1))[:, None]
+        for one in sums:
+            np.testing.assert_allclose(-plan.divisor * one[name], clipped.sum(0), rtol=1e-3, atol=1e-5)
+
+
+def test_rows_take_as_much_memory_as_there_is_in_them() -> None:
+    rows = data(60)
+    shown, pairs = len(rows.bought_Q), len(rows.text_M)
+    kept = sum(one.nbytes for one in vars(rows).values() if isinstance(one, np.ndarray))
+    assert kept < 60 * shown + 40 * pairs + 60 * len(rows) + 1000
+    assert kept / len(rows) < 6000
 
 
 def test_nobody_drawn_is_noise_alone_of_each_parts_own_size() -> None:
