@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from client.train.sampling import Randomness, noisy, poisson
 from client.use.ranking.book import Book, Whole
@@ -68,7 +70,9 @@ class HeadData:
         return self.customers
 
     def between(self, start: int, end: int) -> HeadData:
-        """Return the rows of the customers from place `start` on and before `end`."""
+        """Return the rows of the customers from place `start` on and before `end`; itself where these are all."""
+        if start == 0 and end >= self.customers:
+            return self
         lists = slice(*np.searchsorted(self.customer_L, (start, end)))
         first, last = self.place_L[lists.start], self.place_L[lists.stop]
         mine = slice(*np.searchsorted(self.customer_M, (start, end)))
@@ -89,13 +93,23 @@ class HeadData:
         for start in range(0, self.customers, size):
             yield start, self.between(start, start + size)
 
-    def in_buckets(self, *weights_M: npt.NDArray[np.floating]) -> list[Floats]:
-        """Return (N, D) for each of the weights: each customer's texts, added up with them."""
+    @cached_property
+    def words(self) -> csr_array:
+        """(N D, M): how much every pair of customer and text has of the customer's bucket."""
         place_MW = self.customer_M[:, None] * BUCKETS + self.texts.place_XW[self.text_M]
-        value_MW, size = self.texts.value_XW[self.text_M], self.customers * BUCKETS
-        with np.errstate(invalid="ignore"):  # a row that is not finite is left out when it is clipped
-            found = (np.bincount(place_MW.ravel(), (value_MW * one_M[:, None]).ravel(), size) for one_M in weights_M)
-            return [one.reshape(self.customers, BUCKETS).astype(np.float32) for one in found]
+        value_MW = self.texts.value_XW[self.text_M]
+        row_E, column_E = place_MW[value_MW != 0], np.nonzero(value_MW)[0]
+        return csr_array((value_MW[value_MW != 0], (row_E, column_E)), (self.customers * BUCKETS, len(self.text_M)))
+
+    def in_buckets(self, weight_M: npt.NDArray[np.floating]) -> Floats:
+        """Return (N, D): each customer's texts, added up with weights."""
+        found: Floats = (self.words @ weight_M.astype(np.float32)).reshape(self.customers, BUCKETS)
+        return found
+
+    @cached_property
+    def sold_words(self) -> Floats:
+        """Each customer's orders in buckets."""
+        return self.in_buckets(self.sold_M)
 
 
 def zero_head() -> dict[str, Floats]:
@@ -239,17 +253,11 @@ def gradients(head: Head, data: HeadData) -> dict[str, Floats]:
     expected_D = np.bincount(texts.place_XW.ravel(), (texts.value_XW * share_X[:, None]).ravel(), BUCKETS)
     hope_X = 1 / (1 + np.exp(-np.clip(texts.times(head["repeat"]) + USUAL_REPEAT, -30, 30)))
     asked_N1 = np.bincount(data.customer_M, data.items_M, len(data))[:, None].astype(np.float32)
-    sold_ND, repeat_ND, gap_ND = data.in_buckets(
-        data.sold_M,
-        data.items_M * hope_X[data.text_M] - data.kept_M,
-        data.again_M * texts.times(head["gap"])[data.text_M] - data.gaps_M,
-    )
-    popularity_ND = asked_N1 * expected_D.astype(np.float32) - sold_ND
     return {
         "rank": rank_gradients(head["rank"], data),
-        "popularity": popularity_ND,
-        "repeat": repeat_ND,
-        "gap": gap_ND,
+        "popularity": asked_N1 * expected_D.astype(np.float32) - data.sold_words,
+        "repeat": data.in_buckets(data.items_M * hope_X[data.text_M] - data.kept_M),
+        "gap": data.in_buckets(data.again_M * texts.times(head["gap"])[data.text_M] - data.gaps_M),
     }
 
 

@@ -40,7 +40,7 @@ def some_rounds(rounds: int, seed: int = 0) -> tuple[list[HeadState], list[dict[
     states, changes = [begin(update(0.0))], []
     for _ in range(rounds):
         changes.append({name: random.normal(0, 0.01, part.shape).astype(np.float32) for name, part in PARTS.items()})
-        states.append(step(states[-1], changes[-1], 20))
+        states.append(step(states[-1], mean_update([changes[-1]]), 20))
     return states[1:], changes
 
 
@@ -89,6 +89,6 @@ def test_a_saved_state_goes_on_as_if_it_had_never_been_saved(tmp_path: Path) -> 
     write_state(tmp_path, states[2])
     again = read_state(tmp_path)
     assert again is not None
-    after = step(again, changes[3], 20)
+    after = step(again, mean_update([changes[3]]), 20)
     assert np.array_equal(after.head["rank"], states[3].head["rank"])
     assert all(np.array_equal(one, moments(states[3])[name]) for name, one in moments(after).items())

@@ -89,8 +89,9 @@ def likeness(shelf: Shelf, items: Whole) -> Doubles:
     """Return (I,) how alike every item's words are to those of `items` together: the cosine of their vectors."""
     texts, text_M = shelf.texts, shelf.text_I[items]
     whole_D = np.bincount(texts.place_XW[text_M].ravel(), texts.value_XW[text_M].ravel(), BUCKETS)
-    found: Doubles = texts.times((whole_D / max(float(np.linalg.norm(whole_D)), 1e-6)).astype(np.float32))
-    return found[shelf.text_I].astype(np.float64)
+    alike_X = texts.times((whole_D / max(float(np.linalg.norm(whole_D)), 1e-6)).astype(np.float32))
+    found: Doubles = alike_X[shelf.text_I].astype(np.float64)
+    return found
 
 
 def kin(recent_I: Doubles, shelf: Shelf) -> Doubles:
