@@ -139,7 +139,7 @@ class AdapterStrategy(Strategy):
         """Return the head that is asked to be trained, none at share 0."""
         if not self.settings.training.head_share:
             return {}
-        return {name: torch.from_numpy(one) for name, one in self._head_state().head.items()}
+        return {name: torch.from_numpy(one) for name, one in self._head_state().asked.items()}
 
     def _head_state(self) -> HeadState:
         return self.current.head or begin({name: np.zeros(part.shape, np.float32) for name, part in PARTS.items()})
@@ -292,7 +292,7 @@ class AdapterStrategy(Strategy):
         if not (training.head_share and kept):
             return self.current.head
         updates = [{name: tensor.numpy() for name, tensor in one.items()} for one in kept]
-        return step(self._head_state(), middle_update(updates, training.robust, training.liars))
+        return step(self._head_state(), middle_update(updates, training.robust, training.liars), training.rounds)
 
     def _weights(self, accepted: Sequence[Verdict]) -> list[float]:
         """Return every accepted reply's public weight, none above the cap."""

@@ -5,8 +5,10 @@ over the whole of that order. A merchant is a store with at least 20 customers o
 The head is trained on earlier cuts only; every merchant adds its own full noise, so that nothing but noisy sums leave.
 Items are taken at two levels: `sku`, product by product, and `text`, a brand with a product type.
 
-Differences are paired by customer; intervals are percentile bootstraps over customers (Efron and Tibshirani 1993,
-chapter 13), the noise of the runs as it fell.
+Every private head is trained several times with new noise, and every figure is the mean over those draws. Differences are
+paired by customer; intervals are percentile bootstraps (Efron and Tibshirani 1993, chapter 13) over customers and draws.
+
+    D draws   U customers   R resamples
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from client.train.sampling import randomness_for
 from client.use.ranking.book import Book, Shelf, day_of, make_book, make_shelf
 from client.use.ranking.features import Doubles
 from client.use.ranking.guard import judge
-from client.use.ranking.lists import TARGET_DAYS, K, Scores, next_order, score
+from client.use.ranking.lists import TARGET_DAYS, K, Mask, Scores, listed, next_order, score
 from client.use.ranking.priors import priors
 from client.use.ranking.rankers import (
     Choice,
@@ -37,6 +39,7 @@ from client.use.ranking.rankers import (
     by_frequency,
     by_half_life,
     by_popularity,
+    explore_scores,
     new_by_popularity,
     ranked,
     view,
@@ -57,6 +60,11 @@ LEAST = 20
 RESAMPLES = 2000
 COLD = 0.3
 """Part of the items that are taken out of everything but the test, to be launched in it."""
+LAUNCHES = {"all stores": False, "own store": True}
+"""Whose new items are ranked on launch day, and whether only those that the customer's own store will sell."""
+
+Catalogue = Mapping[str, tuple[str, str, str, str]]
+"""Items of all stores: (id, name, kind, category) by id."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,9 @@ class Study:
     levels: tuple[Level, ...] = ("sku", "text")
     epsilons: tuple[float, ...] = (3.0, 1.0)
     delta: float = 1e-6
-    rounds: int = 20
-    draws: int = 1
-    """How often the federated head is trained anew, with new noise; figures are means over them, customer by customer."""
+    rounds: int = 40
+    draws: int = 3
+    """How often every head is trained anew, with new noise; figures are means over them."""
     divisor: float = 32.0
     """A public constant: about a store's customers."""
     stores: int = 0
@@ -79,16 +87,21 @@ class Study:
 
 @dataclass(frozen=True)
 class Row:
-    """One ranker's figures: means over customers, and (U, 2) recall@10 and nDCG@10 behind them."""
+    """One ranker's figures: recall@10 and nDCG@10 of every customer in every draw, one draw where nothing is drawn."""
 
     name: str
-    table_U2: Doubles = field(repr=False)
+    table_DU2: Doubles = field(repr=False)
 
     @property
     def means(self) -> tuple[float, float]:
-        """Recall@10 and nDCG@10."""
-        recall, ndcg = self.table_U2.mean(0)
+        """Recall@10 and nDCG@10, means over draws and customers."""
+        recall, ndcg = self.table_DU2.mean((0, 1))
         return float(recall), float(ndcg)
+
+
+def row(name: str, *tables: Doubles) -> Row:
+    """Return the row of one (U, 2) table a draw."""
+    return Row(name, np.stack(tables))
 
 
 # --- the stores ---
@@ -131,7 +144,7 @@ def federate(data: Sequence[HeadData], study: Study, epsilon: float) -> Head:
     randomness = randomness_for(plan, 0)
     state = begin(zero_head())
     for _ in range(study.rounds):
-        state = step(state, mean_update([train_head(state.head, one, plan, randomness) for one in data]))
+        state = step(state, mean_update([train_head(state.asked, one, plan, randomness) for one in data]), study.rounds)
     return state.head
 
 
@@ -163,13 +176,13 @@ def table(found: Sequence[Scores]) -> Doubles:
 
 def baselines(views: Sequence[View], everywhere: Sequence[Doubles]) -> Iterator[Row]:
     """Yield the rankers without learning; `everywhere` is each store's items' popularity over all stores, which nobody has."""
-    yield Row("popularity, all stores", measure(views, lambda at, seen: by_popularity(seen, everywhere[at])))
-    yield Row("popularity, own store", measure(views, lambda _, seen: by_popularity(seen)))
-    yield Row("personal frequency", measure(views, lambda _, seen: by_count(seen)))
-    yield Row("GP-TopFreq", measure(views, lambda _, seen: by_frequency(seen)))
-    yield Row("GP-TopFreq, ties by all stores", measure(views, lambda at, seen: by_frequency(seen, everywhere[at])))
-    yield Row("half-life 90 days", measure(views, lambda _, seen: by_half_life(seen)))
-    yield Row(
+    yield row("popularity, all stores", measure(views, lambda at, seen: by_popularity(seen, everywhere[at])))
+    yield row("popularity, own store", measure(views, lambda _, seen: by_popularity(seen)))
+    yield row("personal frequency", measure(views, lambda _, seen: by_count(seen)))
+    yield row("GP-TopFreq", measure(views, lambda _, seen: by_frequency(seen)))
+    yield row("GP-TopFreq, ties by all stores", measure(views, lambda at, seen: by_frequency(seen, everywhere[at])))
+    yield row("half-life 90 days", measure(views, lambda _, seen: by_half_life(seen)))
+    yield row(
         "half-life 90 days, ties by all stores", measure(views, lambda at, seen: by_half_life(seen, everywhere[at]))
     )
 
@@ -189,13 +202,13 @@ def heads(data: Sequence[HeadData], views: Sequence[View], study: Study, tell: T
     first: list[Head] = []
     for epsilon in study.epsilons:
         together = [federate(data, study, epsilon) for _ in range(study.draws)]
-        own = alone(data, study, epsilon)
+        own = [alone(data, study, epsilon) for _ in range(study.draws)]
         first = first or together
-        tables = [measure_heads(views, [head] * len(views)) for head in together]
-        rows.append(Row(f"federated, epsilon {epsilon:g}", np.mean(tables, axis=0)))
-        rows.append(Row(f"local only, epsilon {epsilon:g}", measure_heads(views, own)))
-        for row in rows[-2:]:
-            tell(f"{row.name}: recall {row.means[0]:.4f}, nDCG {row.means[1]:.4f}")
+        shared = (measure_heads(views, [head] * len(views)) for head in together)
+        rows.append(row(f"federated, epsilon {epsilon:g}", *shared))
+        rows.append(row(f"local only, epsilon {epsilon:g}", *(measure_heads(views, found) for found in own)))
+        for one in rows[-2:]:
+            tell(f"{one.name}: recall {one.means[0]:.4f}, nDCG {one.means[1]:.4f}")
     return rows, first
 
 
@@ -205,22 +218,33 @@ def measure_heads(views: Sequence[View], found: Sequence[Head]) -> Doubles:
 
 
 def difference(ours: Row, than: Row, seed: int = 0) -> dict[str, Any]:
-    """Return by how much `ours` is above `than`, in recall@10 and nDCG@10, each with its 95 % interval."""
-    gap_U2 = ours.table_U2 - than.table_U2
+    """Return by how much `ours` is above `than`, in recall@10 and nDCG@10, each with its 95 % interval.
+
+    A resample draws customers, the same for both, and of each row its draws of the noise.
+    """
     generator = np.random.default_rng(seed)
-    count = len(gap_U2)
-    drawn = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) @ gap_U2 / count
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    count = ours.table_DU2.shape[1]
+    weight_RU = generator.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
+    gap_R2 = _resampled(ours, weight_RU, generator) - _resampled(than, weight_RU, generator)
+    low, high = np.quantile(gap_R2, (0.025, 0.975), axis=0)
     figures = {
-        name: {"mean": float(gap_U2[:, at].mean()), "low": float(low[at]), "high": float(high[at])}
+        name: {"mean": ours.means[at] - than.means[at], "low": float(low[at]), "high": float(high[at])}
         for at, name in enumerate(("recall@10", "ndcg@10"))
     }
     return {"ours": ours.name, "than": than.name, **figures}
 
 
+def _resampled(one: Row, weight_RU: Doubles, generator: np.random.Generator) -> Doubles:
+    """Return (R, 2) the row's means with the customers' weights, over draws of the noise taken with replacement."""
+    draws = len(one.table_DU2)
+    share_RD = generator.multinomial(draws, np.full(draws, 1 / draws), len(weight_RU)) / draws
+    found: Doubles = np.einsum("rd,drk->rk", share_RD, weight_RU @ one.table_DU2)
+    return found
+
+
 def compared(rows: Sequence[Row], study: Study) -> list[dict[str, Any]]:
     """Return every federated row against the baselines that matter and against shops that train alone."""
-    named = {row.name: row for row in rows}
+    named = {one.name: one for one in rows}
     plain = [name for name in named if name.startswith(("GP-TopFreq", "half-life"))]
     pairs = [
         (f"federated, epsilon {epsilon:g}", than)
@@ -236,11 +260,10 @@ def compared(rows: Sequence[Row], study: Study) -> list[dict[str, Any]]:
 def explored(views: Sequence[View], everywhere: Sequence[Doubles], found: Sequence[Head]) -> list[Row]:
     """Return the rows of new items: what was bought within 30 days and never before, ranked among what is new to her."""
     nobody = Choice(slots=0)
-    ours = [_new_table(views, [ranked(seen, head, nobody) for seen in views]) for head in found]
     return [
-        Row("explore", np.mean(ours, axis=0)),
-        Row("popularity, own store", _new_table(views, [new_by_popularity(seen) for seen in views])),
-        Row("popularity, all stores", _new_table(views, list(map(new_by_popularity, views, everywhere)))),
+        row("explore", *(_new_table(views, [ranked(seen, head, nobody) for seen in views]) for head in found)),
+        row("popularity, own store", _new_table(views, [new_by_popularity(seen) for seen in views])),
+        row("popularity, all stores", _new_table(views, list(map(new_by_popularity, views, everywhere)))),
     ]
 
 
@@ -260,6 +283,11 @@ def cold(item: str) -> bool:
     return hashlib.sha256(b"launch " + item.encode()).digest()[0] < COLD * 256
 
 
+def catalogue_of(lines: pl.DataFrame) -> Catalogue:
+    """Return every item of `sold` lines by its id."""
+    return {one[0]: one for one in lines.unique("item").sort("item").select("item", "name", "type", "category").rows()}
+
+
 def without_cold(book: Book) -> Book:
     """Return the book as if its cold items had never been on the shelf."""
     shelf = book.shelf
@@ -271,43 +299,102 @@ def without_cold(book: Book) -> Book:
     return Book(book.customers, short, book.customer_P[stays_P], book.day_P[stays_P], place_I[book.item_P[stays_P]])
 
 
-def launch(books: Sequence[Book], study: Study, epsilon: float) -> dict[str, float]:
-    """Return recall@10 on launch day: items nobody ever saw, of all stores, ranked among themselves by their words.
+def launched(book: Book, catalogue: Catalogue) -> Book:
+    """Return the book on a shelf with the cold items of all stores, none of which was ever bought."""
+    short = without_cold(book)
+    shelf = make_shelf(catalogue[item] for item in [*short.shelf.items, *filter(cold, catalogue)])
+    place = {item: at for at, item in enumerate(shelf.items)}
+    moved_I = np.array([place[item] for item in short.shelf.items], dtype=np.int64)
+    return Book(book.customers, shelf, short.customer_P, short.day_P, moved_I[short.item_P])
 
-    The truth is what a customer bought of them within 30 days; `random` is what chance reaches.
+
+def launch(books: Sequence[Book], catalogue: Catalogue, study: Study, epsilon: float) -> dict[str, Any]:
+    """Return recall@10 on launch day: items that nobody ever bought, ranked for the customers of shops that run.
+
+    The truth is what a customer bought of them within 30 days. Once the candidates are the new items of all stores, once
+    those that her store will have sold by the end of the year; `random` is what chance reaches among the same.
     """
-    data = [make_head_data(without_cold(book), _days(study), day_of(study.cut)) for book in books]
+    day = day_of(study.cut)
+    data = [make_head_data(without_cold(book), _days(study), day) for book in books]
     found = [federate(data, study, epsilon) for _ in range(study.draws)]
-    said: list[dict[str, float]] = [{} for _ in found]
-    for book in books:
-        for one, head in zip(said, found, strict=True):
-            one |= {
-                item: value
-                for item, value in zip(book.shelf.items, priors(book.shelf, head).popularity_I.tolist(), strict=True)
-                if cold(item)
-            }
-    best = [set(sorted(one, key=lambda item: (-one[item], item))[:K]) for one in said]
-    bought = [items for book in books for items in _cold_bought(book, day_of(study.cut)) if items]
-    recall = mean([mean([len(items & top) / len(items) for items in bought]) for top in best])
-    return {"items": len(said[0]), "customers": len(bought), "recall@10": recall, "random": K / len(said[0])}
+    views = [view(launched(book, catalogue), day) for book in books]
+    truths = [_cold_bought(book, seen) for book, seen in zip(books, views, strict=True)]
+    said: dict[str, Any] = {"customers": sum(int(truth_UI.any(1).sum()) for truth_UI in truths)}
+    for name, own in LAUNCHES.items():
+        masks = [_among(book, seen, own) for book, seen in zip(books, views, strict=True)]
+        chance = _mean_over(truths, [K / int(mask_I.sum()) for mask_I in masks])
+        recall = [_launch_recall(views, truths, masks, head) for head in found]
+        said[name] = _against_chance(recall, chance) | {"items": float(np.mean([mask_I.sum() for mask_I in masks]))}
+    return said
 
 
-def _cold_bought(book: Book, day: int) -> list[set[str]]:
-    later = book.between(day, day + TARGET_DAYS)
-    found: list[set[str]] = [set() for _ in book.customers]
+def _cold_bought(book: Book, seen: View) -> Mask:
+    """Return (U, I) on the view's shelf: which cold items each customer bought in the 30 days."""
+    later, place = (
+        book.between(seen.day, seen.day + TARGET_DAYS),
+        {item: at for at, item in enumerate(seen.book.shelf.items)},
+    )
+    bought_UI = np.zeros(seen.shape, dtype=np.bool_)
     for who, item in zip(later.customer_P.tolist(), later.item_P.tolist(), strict=True):
         if cold(book.shelf.items[item]):
-            found[who].add(book.shelf.items[item])
-    return found
+            bought_UI[who, place[book.shelf.items[item]]] = True
+    return bought_UI
+
+
+def _among(book: Book, seen: View, own: bool) -> Mask:
+    """Return (I,) which items of the view's shelf are ranked: the cold ones, or of these the store's own."""
+    mine = set(book.shelf.items)
+    return np.array([cold(item) and (not own or item in mine) for item in seen.book.shelf.items])
+
+
+def _launch_recall(views: Sequence[View], truths: Sequence[Mask], masks: Sequence[Mask], head: Head) -> float:
+    lists = [
+        listed(np.full(seen.shape, -np.inf), np.where(mask_I, explore_scores(seen, head, Choice()), -np.inf))
+        for seen, mask_I in zip(views, masks, strict=True)
+    ]
+    return float(table([score(one, truth) for one, truth in zip(lists, truths, strict=True)])[:, 0].mean())
+
+
+def _mean_over(truths: Sequence[Mask], value: Sequence[float]) -> float:
+    """Return the mean of each store's value over the customers who are asked about."""
+    return float(np.average(value, weights=[truth_UI.any(1).sum() for truth_UI in truths]))
+
+
+def _against_chance(recall_D: Sequence[float], chance: float) -> dict[str, Any]:
+    """Return recall@10, what chance reaches, and how many times that every draw reached, the least one first."""
+    return {"recall@10": mean(recall_D), "random": chance, "times random": sorted(one / chance for one in recall_D)}
 
 
 def newcomers(views: Sequence[View], data: Sequence[HeadData], study: Study) -> dict[str, Any]:
-    """Return what the head is worth at stores that took no part: every fourth one, with the head of the others."""
-    new = views[::4]
-    head = federate([one for at, one in enumerate(data) if at % 4], study, study.epsilons[0])
-    ours = Row("head of other stores", measure_heads(new, [head] * len(new)))
-    plain = Row("GP-TopFreq at new stores", measure(new, lambda _, seen: by_frequency(seen)))
-    return {"stores": len(new), "rows": [_plain(ours), _plain(plain)], "difference": difference(ours, plain)}
+    """Return what the head is worth at stores that took no part: every fourth one, with the head of the others.
+
+    Once with the store's own past, and once on its first day, when all that is known of its shelf is its items' words.
+    """
+    new, others = views[::4], [one for at, one in enumerate(data) if at % 4]
+    found = [federate(others, study, study.epsilons[0]) for _ in range(study.draws)]
+    ours = row("head of other stores", *(measure_heads(new, [head] * len(new)) for head in found))
+    plain = row("GP-TopFreq at new stores", measure(new, lambda _, seen: by_frequency(seen)))
+    return {
+        "stores": len(new),
+        "rows": [_plain(ours), _plain(plain)],
+        "difference": difference(ours, plain),
+        "first day": first_day(new, found),
+    }
+
+
+def first_day(views: Sequence[View], found: Sequence[Head]) -> dict[str, Any]:
+    """Return recall@10 of one list a store, by words alone, of all its items; the truth is each customer's next order."""
+    recall = [
+        float(measure(views, lambda _, seen, head=head: by_popularity(seen, _words_say(seen, head)))[:, 0].mean())  # type: ignore[misc]
+        for head in found
+    ]
+    truths = [next_order(seen.book, seen.day) for seen in views]
+    chance = _mean_over(truths, [K / seen.shape[1] for seen in views])
+    return _against_chance(recall, chance) | {"items": float(np.mean([seen.shape[1] for seen in views]))}
+
+
+def _words_say(seen: View, head: Head) -> Doubles:
+    return priors(seen.book.shelf, head).popularity_I.astype(np.float64)
 
 
 def returns(views: Sequence[View]) -> dict[str, float]:
@@ -342,13 +429,15 @@ def area(score_N: Doubles, true_N: npt.NDArray[np.bool_]) -> float:
     return float((rank_N[true_N].sum() - hits * (hits + 1) / 2) / (hits * misses))
 
 
-def guarded(views: Sequence[View], head: Head) -> tuple[Row, int]:
-    """Return the row of shops that judge for themselves which ranker to use, and how many do not use the head."""
-    use = [judge(seen.book, seen.day, head).use_head for seen in views]
-    row = Row(
-        "federated with guard", measure(views, lambda at, seen: ranked(seen, head) if use[at] else by_frequency(seen))
-    )
-    return row, use.count(False)
+def guarded(views: Sequence[View], found: Sequence[Head]) -> tuple[Row, float]:
+    """Return the row of shops that judge for themselves which ranker to use, and how many on average do not use the head."""
+    verdicts = [[judge(seen.book, seen.day, head).use_head for seen in views] for head in found]
+    tables = [_guarded(views, head, use) for head, use in zip(found, verdicts, strict=True)]
+    return row("federated with guard", *tables), mean([float(use.count(False)) for use in verdicts])
+
+
+def _guarded(views: Sequence[View], head: Head, use: Sequence[bool]) -> Doubles:
+    return measure(views, lambda at, seen: ranked(seen, head) if use[at] else by_frequency(seen))
 
 
 # --- all of it ---
@@ -364,7 +453,7 @@ def run_recommend(study: Study, folder: Path, tell: Tell) -> dict[str, Any]:
         tell(f"{level}: {len(books)} stores, {sum(len(book.customers) for book in books)} customers")
         found[level] = run_level(books, study, tell)
         if level == "text":
-            found["launch"] = launch(books, study, study.epsilons[0])
+            found["launch"] = launch(books, catalogue_of(lines), study, study.epsilons[0])
             tell(f"launch day: {found['launch']}")
     write_atomic(folder / RESULT, json.dumps(found, indent=1) + "\n")
     tell(report(found))
@@ -380,20 +469,20 @@ def run_level(books: Sequence[Book], study: Study, tell: Tell) -> dict[str, Any]
     rows = list(baselines(views, everywhere))
     data = [make_head_data(book, _days(study), day) for book in books]
     learned, found = heads(data, views, study, tell)
-    guard, fallen = guarded(views, found[0])
+    guard, fallen = guarded(views, found)
     explore = explored(views, everywhere, found)
     return {
         "stores": len(books),
         "customers": sum(len(book.customers) for book in books),
-        "asked": len(rows[0].table_U2),
-        "rows": [_plain(row) for row in (*rows, *learned, guard)],
+        "asked": rows[0].table_DU2.shape[1],
+        "rows": [_plain(one) for one in (*rows, *learned, guard)],
         "differences": [
             *compared([*rows, *learned], study),
-            *(difference(guard, row) for row in (rows[3], learned[0])),
+            *(difference(guard, one) for one in (rows[3], learned[0])),
         ],
         "stores that fall back": fallen,
-        "explore": [_plain(row) for row in explore],
-        "explore differences": [difference(explore[0], row) for row in explore[1:]],
+        "explore": [_plain(one) for one in explore],
+        "explore differences": [difference(explore[0], one) for one in explore[1:]],
         "newcomers": newcomers(views, data, study),
         "returns": returns(views),
     }
@@ -403,9 +492,10 @@ def _days(study: Study) -> list[int]:
     return [day_of(one) for one in study.train]
 
 
-def _plain(row: Row) -> dict[str, Any]:
-    recall, ndcg = row.means
-    return {"name": row.name, "recall@10": recall, "ndcg@10": ndcg}
+def _plain(one: Row) -> dict[str, Any]:
+    recall, ndcg = one.means
+    draws = {"recall@10 by draw": one.table_DU2[..., 0].mean(1).tolist()} if len(one.table_DU2) > 1 else {}
+    return {"name": one.name, "recall@10": recall, "ndcg@10": ndcg, **draws}
 
 
 def report(found: Mapping[str, Any]) -> str:
@@ -415,22 +505,25 @@ def report(found: Mapping[str, Any]) -> str:
         if level in found:
             lines += _level_lines(level, found[level])
     if "launch" in found:
-        one = found["launch"]
-        lines.append(
-            f"launch day, {one['items']} new items: recall@10 {one['recall@10']:.4f}, chance {one['random']:.4f}"
-        )
+        lines += [f"launch day, new items of {name}, {_chances(found['launch'][name])}" for name in LAUNCHES]
     return "\n".join(lines)
 
 
 def _level_lines(level: str, one: Mapping[str, Any]) -> Iterator[str]:
     yield f"{level}: {one['stores']} stores, {one['customers']} customers, {one['asked']} of them asked about"
-    for row in one["rows"]:
-        yield f"  {row['name']:40} recall@10 {row['recall@10']:.4f}  nDCG@10 {row['ndcg@10']:.4f}"
+    for told in one["rows"]:
+        yield f"  {told['name']:40} recall@10 {told['recall@10']:.4f}  nDCG@10 {told['ndcg@10']:.4f}"
     for gap in (*one["differences"], *one["explore differences"], one["newcomers"]["difference"]):
         yield f"  {gap['ours']} - {gap['than']}: {_interval(gap['recall@10'])}, {_interval(gap['ndcg@10'])}"
-    for row in one["explore"]:
-        yield f"  new items, {row['name']:29} recall@10 {row['recall@10']:.4f}  nDCG@10 {row['ndcg@10']:.4f}"
-    yield f"  {one['stores that fall back']} stores fall back; order within 30 days: AUC {one['returns']['auc']:.4f}"
+    for told in one["explore"]:
+        yield f"  new items, {told['name']:29} recall@10 {told['recall@10']:.4f}  nDCG@10 {told['ndcg@10']:.4f}"
+    yield f"  a new store's first day, {_chances(one['newcomers']['first day'])}"
+    yield f"  {one['stores that fall back']:g} stores fall back; order within 30 days: AUC {one['returns']['auc']:.4f}"
+
+
+def _chances(one: Mapping[str, Any]) -> str:
+    times = ", ".join(f"{value:.1f}" for value in one["times random"])
+    return f"10 of {one['items']:.0f}: recall@10 {one['recall@10']:.4f}, chance {one['random']:.4f}, times chance by draw {times}"
 
 
 def _interval(one: Mapping[str, float]) -> str:

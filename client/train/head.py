@@ -9,73 +9,107 @@ All four begin at zero. Each gradient reads one customer's purchases, the shelf 
 and released weights, is clipped on its own and gets noise of its own share; together they are one Gaussian step of the
 plan's noise multiplier (`common.ranking.Part.deviation`), drawn as the adapter's: Poisson, each customer on her own.
 
-    N customers   B drawn   C cut dates   I items   F features   X texts   D buckets   M pairs of customer and text
+    N customers   B drawn   L lists, one a customer and cut date   Q pairs of list and item shown   F features
+    X texts   D buckets   M pairs of customer and text   W weights of a part
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from client.train.sampling import Randomness, noisy, poisson
 from client.use.ranking.book import Book, Whole
 from client.use.ranking.features import Doubles, Pairs, pairs
 from client.use.ranking.lists import Mask, next_order
 from common.privacy.plan import RoundPlan
-from common.ranking import BUCKETS, FEATURES, PARTS, USUAL_GAP, USUAL_REPEAT, Floats, Part, Texts
+from common.ranking import BUCKETS, PARTS, USUAL_GAP, USUAL_REPEAT, Floats, Part, Texts
 
 ITEMS = 120
 """Public bound of a customer's row: the items scored at a cut, those bought most often."""
+BATCH = 256
+"""Customers whose gradients are in memory at once."""
 
 Head = Mapping[str, Floats]
 
 
 @dataclass(frozen=True)
 class HeadData:
-    """Every customer of a shop as one row: features, which items exist and which were bought, at each cut.
+    """Every customer of a shop as one row, kept as what is in it: some 60 bytes an item shown and as many an item bought.
 
-    The rest is what the words are learnt from. For each of M pairs of customer and text, rows adding up to 1 a customer
-    or to 0: `items_M`, the different items she bought; `again_M`, those she bought again. `sold_ND`, `kept_ND` and
-    `gaps_ND` are each customer's orders, items bought again and their log gaps, in buckets.
+    A list is what one customer had bought by one cut: (L,) whose it is, (L + 1,) where its items begin and end, features
+    and which were bought next.
+
+    The rest is what the words are learnt from. For each of M pairs of customer and text, parts that add up to 1 a customer
+    or to 0: `items_M` of the different items she bought, `again_M` of those she bought again, `sold_M` of her orders; and
+    `kept_M`, items bought again as a part of all, `gaps_M`, the log gaps of those, as parts of `again_M`.
     """
 
-    phi_NCIF: Floats = field(repr=False)
-    valid_NCI: Mask = field(repr=False)
-    bought_NCI: Mask = field(repr=False)
+    customers: int
+    customer_L: Whole = field(repr=False)
+    place_L: Whole = field(repr=False)
+    phi_QF: Floats = field(repr=False)
+    bought_Q: Mask = field(repr=False)
     customer_M: Whole = field(repr=False)
     text_M: Whole = field(repr=False)
-    items_M: Doubles = field(repr=False)
-    again_M: Doubles = field(repr=False)
-    sold_ND: Floats = field(repr=False)
-    kept_ND: Floats = field(repr=False)
-    gaps_ND: Floats = field(repr=False)
+    items_M: Floats = field(repr=False)
+    again_M: Floats = field(repr=False)
+    sold_M: Floats = field(repr=False)
+    kept_M: Floats = field(repr=False)
+    gaps_M: Floats = field(repr=False)
     shelf_X: Floats = field(repr=False)
     """How many items of the shelf have each text."""
     texts: Texts = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.phi_NCIF)
+        return self.customers
+
+    def between(self, start: int, end: int) -> HeadData:
+        """Return the rows of the customers from place `start` on and before `end`; itself where these are all."""
+        if start == 0 and end >= self.customers:
+            return self
+        lists = slice(*np.searchsorted(self.customer_L, (start, end)))
+        first, last = self.place_L[lists.start], self.place_L[lists.stop]
+        mine = slice(*np.searchsorted(self.customer_M, (start, end)))
+        words = ("text_M", "items_M", "again_M", "sold_M", "kept_M", "gaps_M")
+        return replace(
+            self,
+            customers=min(end, self.customers) - start,
+            customer_L=self.customer_L[lists] - start,
+            place_L=self.place_L[lists.start : lists.stop + 1] - first,
+            phi_QF=self.phi_QF[first:last],
+            bought_Q=self.bought_Q[first:last],
+            customer_M=self.customer_M[mine] - start,
+            **{name: getattr(self, name)[mine] for name in words},
+        )
+
+    def batches(self, size: int) -> Iterator[tuple[int, HeadData]]:
+        """Yield (start, rows) of all customers, `size` at a time."""
+        for start in range(0, self.customers, size):
+            yield start, self.between(start, start + size)
 
     @cached_property
-    def places(self) -> Whole:
-        """Where the terms of each pair stand in a flat table (N, D)."""
-        found: Whole = self.customer_M[:, None] * BUCKETS + self.texts.place_XW[self.text_M]
-        return found
+    def words(self) -> csr_array:
+        """(N D, M): how much every pair of customer and text has of the customer's bucket."""
+        place_MW = self.customer_M[:, None] * BUCKETS + self.texts.place_XW[self.text_M]
+        value_MW = self.texts.value_XW[self.text_M]
+        row_E, column_E = place_MW[value_MW != 0], np.nonzero(value_MW)[0]
+        return csr_array((value_MW[value_MW != 0], (row_E, column_E)), (self.customers * BUCKETS, len(self.text_M)))
 
     def in_buckets(self, weight_M: npt.NDArray[np.floating]) -> Floats:
         """Return (N, D): each customer's texts, added up with weights."""
-        return in_buckets(len(self), self.places, self.texts.value_XW[self.text_M], weight_M)
+        found: Floats = (self.words @ weight_M.astype(np.float32)).reshape(self.customers, BUCKETS)
+        return found
 
-
-def in_buckets(customers: int, places_MW: Whole, value_MW: Floats, weight_M: npt.NDArray[np.floating]) -> Floats:
-    """Return (N, D) from flat places, values and one weight a row."""
-    total = np.bincount(places_MW.ravel(), (value_MW * weight_M[:, None]).ravel(), customers * BUCKETS)
-    return total.reshape(customers, BUCKETS).astype(np.float32)
+    @cached_property
+    def sold_words(self) -> Floats:
+        """Each customer's orders in buckets."""
+        return self.in_buckets(self.sold_M)
 
 
 def zero_head() -> dict[str, Floats]:
@@ -85,21 +119,30 @@ def zero_head() -> dict[str, Floats]:
 
 def make_head_data(book: Book, cuts: Sequence[int], until: int, items: int = ITEMS) -> HeadData:
     """Return the head's rows: each cut day asks which items the next order within 30 days held, all before `until`."""
-    customers = len(book.customers)
-    shape = customers, len(cuts), items
-    phi = np.zeros((*shape, len(FEATURES)), np.float32)
-    valid, bought = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     past = book.before(until)
+    cuts_Q, customers_Q, phis, truths = [], [], [], []
     for cut, day in enumerate(cuts):
         found, truth_UI = pairs(past, day), next_order(past, day)
-        customer_R, place_R, row_R = _first(found, customers, items)
-        phi[customer_R, cut, place_R] = found.phi_RF[row_R]
-        valid[customer_R, cut, place_R] = True
-        bought[customer_R, cut, place_R] = truth_UI[customer_R, found.item_R[row_R]]
-    return HeadData(phi, valid, bought, *_words(book, pairs(past, until)))
+        row_R = _first(found, len(book.customers), items)
+        customer_R = found.customer_R[row_R]
+        customers_Q.append(customer_R)
+        cuts_Q.append(np.full(len(row_R), cut))
+        phis.append(found.phi_RF[row_R])
+        truths.append(truth_UI[customer_R, found.item_R[row_R]])
+    list_Q = np.concatenate(customers_Q) * len(cuts) + np.concatenate(cuts_Q)
+    order = np.argsort(list_Q, kind="stable")
+    list_L, starts_L = np.unique(list_Q[order], return_index=True)
+    return HeadData(
+        len(book.customers),
+        list_L // len(cuts),
+        np.append(starts_L, len(list_Q)),
+        np.concatenate(phis)[order],
+        np.concatenate(truths)[order],
+        *_words(book, pairs(past, until)),
+    )
 
 
-def _words(book: Book, whole: Pairs) -> tuple[Whole, Whole, Doubles, Doubles, Floats, Floats, Floats, Floats, Texts]:
+def _words(book: Book, whole: Pairs) -> tuple[Whole, Whole, Floats, Floats, Floats, Floats, Floats, Floats, Texts]:
     """Return the fields of `HeadData` that words are learnt from, in order, from all pairs of customer and item."""
     customers, texts = len(book.customers), book.shelf.texts
     again_R = (whole.times_R > 1).astype(np.float64)
@@ -107,15 +150,10 @@ def _words(book: Book, whole: Pairs) -> tuple[Whole, Whole, Doubles, Doubles, Fl
     size = max(len(texts), 1)
     key_M, of_R = np.unique(whole.customer_R * size + book.shelf.text_I[whole.item_R], return_inverse=True)
     customer_M, text_M = np.divmod(key_M, size)
-    places_MW, value_MW = customer_M[:, None] * BUCKETS + texts.place_XW[text_M], texts.value_XW[text_M]
 
-    def part_of(weight_R: npt.NDArray[np.floating], count_R: npt.NDArray[np.floating]) -> Doubles:
+    def part_of(weight_R: npt.NDArray[np.floating], count_R: npt.NDArray[np.floating]) -> Floats:
         count_N = np.maximum(np.bincount(whole.customer_R, count_R, customers), 1)
-        found: Doubles = np.bincount(of_R, weight_R, len(key_M)) / count_N[customer_M]
-        return found
-
-    def buckets(weight_M: Doubles) -> Floats:
-        return in_buckets(customers, places_MW, value_MW, weight_M)
+        return (np.bincount(of_R, weight_R, len(key_M)) / count_N[customer_M]).astype(np.float32)
 
     one_R, times_R = np.ones(len(whole)), whole.times_R.astype(np.float64)
     return (
@@ -123,21 +161,21 @@ def _words(book: Book, whole: Pairs) -> tuple[Whole, Whole, Doubles, Doubles, Fl
         text_M,
         part_of(one_R, one_R),
         part_of(again_R, again_R),
-        buckets(part_of(times_R, times_R)),
-        buckets(part_of(again_R, one_R)),
-        buckets(part_of(gap_R, again_R)),
+        part_of(times_R, times_R),
+        part_of(again_R, one_R),
+        part_of(gap_R, again_R),
         np.bincount(book.shelf.text_I, minlength=len(texts)).astype(np.float32),
         texts,
     )
 
 
-def _first(found: Pairs, customers: int, items: int) -> tuple[Whole, Whole, Whole]:
-    """Return customer, place and row of each customer's first `items` pairs: bought most often, then most recently."""
+def _first(found: Pairs, customers: int, items: int) -> Whole:
+    """Return which pairs are each customer's first `items`: bought most often, then most recently; customer by customer."""
     order = np.lexsort((found.item_R, found.since_R, -found.times_R, found.customer_R))
     customer_R = found.customer_R[order]
     place_R = np.arange(len(order)) - np.searchsorted(customer_R, np.arange(customers))[customer_R]
-    kept = place_R < items
-    return customer_R[kept], place_R[kept], order[kept]
+    kept: Whole = order[place_R < items]
+    return kept
 
 
 class HeadSteps:
@@ -162,12 +200,24 @@ class HeadSteps:
 
     def step(self, drawn_B: Whole) -> None:
         """Take one step on the drawn customers; with nobody drawn it is noise alone."""
-        found = gradients({name: one.astype(np.float32) for name, one in self._now.items()}, self._customers)
+        totals = self._clipped_sums(drawn_B)
         for name, part in PARTS.items():
-            rows_BW = found[name] if len(drawn_B) == len(self._customers) else found[name][drawn_B]
-            deviation = part.deviation(self._plan.sigma, self._share)
-            total = noisy(clipped_sum(rows_BW, part), deviation, self._randomness)
+            total = noisy(totals[name], part.deviation(self._plan.sigma, self._share), self._randomness)
             self._now[name] = self._now[name] - self._rate * total / self._plan.divisor
+
+    def _clipped_sums(self, drawn_B: Whole) -> dict[str, Doubles]:
+        """Return each part's clipped sum over the drawn customers.
+
+        All customers' gradients are computed, drawn or not, so that the time says nothing about the draw.
+        """
+        head = {name: one.astype(np.float32) for name, one in self._now.items()}
+        totals = {name: np.zeros(part.shape) for name, part in PARTS.items()}
+        drawn_N = np.bincount(drawn_B, minlength=len(self._customers)) > 0
+        for start, rows in self._customers.batches(BATCH):
+            found, here_N = gradients(head, rows), drawn_N[start : start + len(rows)]
+            for name, part in PARTS.items():
+                totals[name] += clipped_sum(found[name] if here_N.all() else found[name][here_N], part)
+        return totals
 
     def update(self) -> dict[str, Floats]:
         """Return the noisy update of all steps so far."""
@@ -196,39 +246,41 @@ def clipped_sum(gradient_BW: Floats, part: Part) -> Doubles:
 
 
 def gradients(head: Head, data: HeadData) -> dict[str, Floats]:
-    """Return each part's gradients (N, W), one row a customer, of her loss alone.
-
-    All customers' are computed, drawn or not, so that the time says nothing about the draw.
-    """
+    """Return each part's gradients (N, W), one row a customer, of her loss alone."""
     texts = data.texts
     share_X = data.shelf_X * np.exp(np.clip(texts.times(head["popularity"]), -30, 30))
     share_X = share_X / max(float(share_X.sum()), 1e-12)
     expected_D = np.bincount(texts.place_XW.ravel(), (texts.value_XW * share_X[:, None]).ravel(), BUCKETS)
     hope_X = 1 / (1 + np.exp(-np.clip(texts.times(head["repeat"]) + USUAL_REPEAT, -30, 30)))
-    asked_N1 = np.bincount(data.customer_M, data.items_M, len(data))[:, None]
+    asked_N1 = np.bincount(data.customer_M, data.items_M, len(data))[:, None].astype(np.float32)
     return {
         "rank": rank_gradients(head["rank"], data),
-        "popularity": asked_N1.astype(np.float32) * expected_D.astype(np.float32) - data.sold_ND,
-        "repeat": data.in_buckets(data.items_M * hope_X[data.text_M]) - data.kept_ND,
-        "gap": data.in_buckets(data.again_M * texts.times(head["gap"])[data.text_M]) - data.gaps_ND,
+        "popularity": asked_N1 * expected_D.astype(np.float32) - data.sold_words,
+        "repeat": data.in_buckets(data.items_M * hope_X[data.text_M] - data.kept_M),
+        "gap": data.in_buckets(data.again_M * texts.times(head["gap"])[data.text_M] - data.gaps_M),
     }
 
 
 def rank_gradients(rank: Floats, data: HeadData) -> Floats:
-    """Return (N, F), each the mean over the customer's cuts in which something repeats of the listwise softmax gradient."""
-    wanted_NC1, length = data.bought_NCI.sum(-1, keepdims=True), math.prod(data.bought_NCI.shape[1:])
+    """Return (N, F), each the mean over the customer's lists in which something repeats of the listwise softmax gradient."""
+    total_NF, starts_L = np.zeros((len(data), len(rank)), np.float32), data.place_L[:-1]
+    if not len(starts_L):
+        return total_NF
+    length_L = np.diff(data.place_L)
+    wanted_L = np.add.reduceat(data.bought_Q.astype(np.float32), starts_L)
+    asked_L = (wanted_L > 0).astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):  # a row that is not finite is left out when it is clipped
-        off_NCI = shares(data.phi_NCIF @ rank, data.valid_NCI) - data.bought_NCI / np.maximum(wanted_NC1, 1)
-        off_N1L = np.where(wanted_NC1 > 0, off_NCI, 0.0).astype(np.float32).reshape(len(data), 1, length)
-        total_NF = (off_N1L @ data.phi_NCIF.reshape(len(data), length, len(rank)))[:, 0]
-    found: Floats = total_NF / np.maximum((wanted_NC1[..., 0] > 0).sum(1), 1).astype(np.float32)[:, None]
+        off_Q = shares(data.phi_QF @ rank, data.place_L) - data.bought_Q / np.repeat(np.maximum(wanted_L, 1), length_L)
+        off_LF = np.add.reduceat(off_Q[:, None] * data.phi_QF, starts_L)
+        np.add.at(total_NF, data.customer_L, off_LF * asked_L[:, None])
+    asked_N = np.bincount(data.customer_L, asked_L, len(data))
+    found: Floats = total_NF / np.maximum(asked_N, 1).astype(np.float32)[:, None]
     return found
 
 
-def shares(score_NCI: Floats, valid_NCI: Mask) -> Floats:
-    """Return the softmax over the items that exist; zeros where a cut has none."""
-    shown_NCI = np.where(valid_NCI, score_NCI, -np.inf)
-    top_NC1 = np.where(valid_NCI.any(-1), shown_NCI.max(-1, initial=-np.inf), 0.0)[..., None]
-    odds_NCI = np.exp(shown_NCI - top_NC1)
-    found: Floats = odds_NCI / np.maximum(odds_NCI.sum(-1, keepdims=True), 1e-12)
+def shares(score_Q: Floats, place_L: Whole) -> Floats:
+    """Return the softmax of every list's scores; list l is what stands from `place_L[l]` to `place_L[l + 1]`."""
+    starts_L, length_L = place_L[:-1], np.diff(place_L)
+    odds_Q = np.exp(score_Q - np.repeat(np.maximum.reduceat(score_Q, starts_L), length_L))
+    found: Floats = odds_Q / np.repeat(np.add.reduceat(odds_Q, starts_L), length_L)
     return found

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from client.train import head as heads
-from client.train.head import Head, HeadData, gradients, make_head_data, train_head, zero_head
+from client.train.head import Head, HeadData, HeadSteps, gradients, make_head_data, train_head, zero_head
 from client.train.sampling import Rehearsal, SecureRandom
 from client.use.ranking.book import Book, make_book, make_shelf
 from client.use.ranking.lists import next_order, score
@@ -55,17 +55,17 @@ def losses(head: dict[str, torch.Tensor], shop: Book, who: int) -> torch.Tensor:
     words = torch.zeros(len(texts), len(head["gap"]))
     words.scatter_add_(1, torch.from_numpy(texts.place_XW), torch.from_numpy(texts.value_XW))
     cuts = []
-    for cut in range(len(CUTS)):
-        valid, bought = torch.from_numpy(whole.valid_NCI[who, cut]), torch.from_numpy(whole.bought_NCI[who, cut])
-        logged = (torch.from_numpy(whole.phi_NCIF[who, cut]) @ head["rank"])[valid].log_softmax(0)
-        if bought.any():
-            cuts.append(-logged[bought[valid]].mean())
+    for at in np.flatnonzero(whole.customer_L == who).tolist():
+        mine = slice(whole.place_L[at], whole.place_L[at + 1])
+        logged = (torch.from_numpy(whole.phi_QF[mine]) @ head["rank"]).log_softmax(0)
+        if whole.bought_Q[mine].any():
+            cuts.append(-logged[torch.from_numpy(whole.bought_Q[mine])].mean())
     total = torch.stack(cuts).mean() if cuts else torch.zeros(())
-    mine = shop.before(UNTIL).of(np.arange(len(shop.customers)) == who)
-    if len(mine.item_P):
+    hers = shop.before(UNTIL).of(np.arange(len(shop.customers)) == who)
+    if len(hers.item_P):
         sales = (words @ head["popularity"])[torch.from_numpy(shop.shelf.text_I)].log_softmax(0)
-        total = total - sales[torch.from_numpy(mine.item_P)].mean()
-    times = {int(item): sorted(mine.day_P[mine.item_P == item].tolist()) for item in np.unique(mine.item_P)}
+        total = total - sales[torch.from_numpy(hers.item_P)].mean()
+    times = {int(item): sorted(hers.day_P[hers.item_P == item].tolist()) for item in np.unique(hers.item_P)}
     said = (words @ head["repeat"] + USUAL_REPEAT)[torch.from_numpy(shop.shelf.text_I)]
     again = [torch.nn.functional.softplus(-said[i] if len(d) > 1 else said[i]) for i, d in times.items()]
     gaps = [
@@ -117,15 +117,51 @@ def test_the_clipped_sums_equal_a_loop_over_customers() -> None:
         np.testing.assert_allclose(total[name], expected, rtol=1e-3, atol=1e-5)
 
 
+def moved_by_one_more(sigma: float) -> float:
+    """Return by how much a sixth customer moves all parts together, in units of each part's noise."""
+    before, after = released_sum(5), released_sum(6)
+    return math.sqrt(
+        sum((np.linalg.norm(after[name] - before[name]) / part.deviation(sigma)) ** 2 for name, part in PARTS.items())
+    )
+
+
 def test_one_customer_more_moves_all_parts_together_by_at_most_one_step_of_the_plan() -> None:
     """In units of each part's noise the whole move is at most 1 / sigma, which is what the plan is charged for."""
-    before, after = released_sum(5), released_sum(6)
-    sigma = 2.0
-    moved = sum(
-        (np.linalg.norm(after[name] - before[name]) / part.deviation(sigma)) ** 2 for name, part in PARTS.items()
-    )
-    assert moved > 0
-    assert math.sqrt(moved) <= 1 / sigma * 1.0001
+    assert 0 < moved_by_one_more(2.0) <= 1 / 2.0 * 1.0001
+
+
+def test_planted_fault_a_customer_who_stands_in_two_batches_moves_the_sum_too_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = HeadData.between
+    monkeypatch.setattr(heads, "BATCH", 3)
+    monkeypatch.setattr(HeadData, "between", lambda self, start, end: honest(self, start, self.customers))
+    assert moved_by_one_more(2.0) > 1 / 2.0 * 1.0001
+
+
+def test_batches_add_up_to_the_same_sum_and_only_the_drawn_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, plan = data(9), replace(PLAN, sigma=0.0)
+    drawn = np.array([0, 3, 4, 8])
+    sums = []
+    for size in (2, 4, 9, 100):
+        monkeypatch.setattr(heads, "BATCH", size)
+        steps = HeadSteps(weights(), rows, plan, Rehearsal(1))
+        steps.step(drawn)
+        sums.append(steps.update())
+    each = gradients(weights(), rows)
+    for name, part in PARTS.items():
+        hers = each[name][drawn].astype(float)
+        clipped = hers * np.minimum(1, part.clip_norm / np.linalg.norm(hers, axis=1))[:, None]
+        for one in sums:
+            np.testing.assert_allclose(-plan.divisor * one[name], clipped.sum(0), rtol=1e-3, atol=1e-5)
+
+
+def test_rows_take_as_much_memory_as_there_is_in_them() -> None:
+    rows = data(60)
+    shown, pairs = len(rows.bought_Q), len(rows.text_M)
+    kept = sum(one.nbytes for one in vars(rows).values() if isinstance(one, np.ndarray))
+    assert kept < 60 * shown + 40 * pairs + 60 * len(rows) + 1000
+    assert kept / len(rows) < 6000
 
 
 def test_nobody_drawn_is_noise_alone_of_each_parts_own_size() -> None:
@@ -146,8 +182,9 @@ def test_planted_fault_no_noise_on_the_head_is_seen(monkeypatch: pytest.MonkeyPa
 
 def test_a_broken_row_contributes_nothing() -> None:
     honest, more = released_sum(3), data(4)
-    for field in (more.phi_NCIF, more.sold_ND, more.kept_ND, more.gaps_ND):
-        field[3] = np.inf
+    more.phi_QF[more.place_L[np.searchsorted(more.customer_L, 3)] :] = np.inf
+    for field in (more.sold_M, more.kept_M, more.gaps_M):
+        field[more.customer_M == 3] = np.inf
     found = train_head(weights(), more, replace(PLAN, sigma=0.0), Rehearsal(1))
     for name, one in found.items():
         np.testing.assert_allclose(-PLAN.divisor * one, honest[name], rtol=1e-3, atol=1e-5)
@@ -157,12 +194,12 @@ def test_the_order_asked_about_is_in_no_feature_and_nothing_from_until_on_counts
     shop = book(5)
     whole = make_head_data(shop, (90,), 120)
     shorter = make_head_data(shop.before(90), (90,), 120)
-    assert np.array_equal(whole.phi_NCIF, shorter.phi_NCIF)
-    assert whole.bought_NCI.any()
-    assert not shorter.bought_NCI.any()
+    assert np.array_equal(whole.phi_QF, shorter.phi_QF)
+    assert whole.bought_Q.any()
+    assert not shorter.bought_Q.any()
     later = make_head_data(shop.before(120), (90,), 120)
-    assert np.array_equal(whole.sold_ND, later.sold_ND)
-    assert np.array_equal(whole.bought_NCI, later.bought_NCI)
+    assert np.array_equal(whole.sold_M, later.sold_M)
+    assert np.array_equal(whole.bought_Q, later.bought_Q)
 
 
 def test_customers_without_purchases_keep_a_row_without_a_gradient() -> None:

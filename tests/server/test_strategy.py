@@ -20,7 +20,7 @@ from common.lora import Adapter, digest, to_bytes
 from common.methods import sent
 from common.wire import REPLY, TrainAsk, TrainReply, declared_shapes, parted, prefixed, unpack_ask, unpack_reply
 from server.app import serve
-from server.ranking import RATES, state_digest
+from server.ranking import rate, state_digest
 from server.rounds import SavedRound, load_round, read_record
 from simulations.grid import InlineGrid
 
@@ -457,7 +457,7 @@ def test_the_head_is_led_by_the_mean_of_what_the_merchants_send(tiny_base: str, 
     last = lead(shops, tiny_base, tmp_path, rounds=2, head_share=0.1)
     assert last.head is not None
     assert last.head.rounds == 2
-    np.testing.assert_allclose(last.head.head["gap"], 2 * RATES["gap"] * 0.02, rtol=1e-5)
+    np.testing.assert_allclose(last.head.head["gap"], 2 * rate("gap", 2) * 0.02, rtol=1e-5)
     assert read_record(tmp_path, 2)["head_digest"] == state_digest(last.head) != ""
 
 
@@ -498,11 +498,11 @@ def test_who_is_set_aside_for_the_adapter_has_no_part_in_the_head_and_a_mad_head
     assert verdicts(tmp_path / "krum")["far"][0] == "set aside"
     assert "far from the others" in reasons(tmp_path / "krum")["far"]
     assert last.head is not None
-    np.testing.assert_allclose(last.head.head["gap"], RATES["gap"] * 0.01, rtol=1e-5)
+    np.testing.assert_allclose(last.head.head["gap"], rate("gap", 1) * 0.01, rtol=1e-5)
     last = lead(open_shops(*honest, far), tiny_base, tmp_path / "mad", robust="norm", head_share=0.1)
     assert verdicts(tmp_path / "mad")["far"][0] == "done"
     assert last.head is not None
-    np.testing.assert_allclose(last.head.head["gap"], RATES["gap"] * 0.01, rtol=1e-5)
+    np.testing.assert_allclose(last.head.head["gap"], rate("gap", 1) * 0.01, rtol=1e-5)
 
 
 def test_below_the_quorum_the_head_stays(tiny_base: str, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from client.use.ranking.book import Book, Shelf, Whole
 from client.use.ranking.features import Doubles, Pairs
-from common.ranking import USUAL_GAP, USUAL_REPEAT, Floats
+from common.ranking import BUCKETS, USUAL_GAP, USUAL_REPEAT, Floats
 
 BELIEVED = 15.0
 """Pairs of customer and item that the words' opinion of a kind counts for, against the shop's own."""
@@ -26,8 +26,13 @@ WORDS = 0.3
 """The words' say beside the shop's own sales, in the list of new items."""
 DAMPING, SHRINK = 5.0, 10.0
 """Buyers more for every item, and items more for every customer, that likeness and a category's share are shrunk by."""
-SHELF, NEIGHBOURS = 0.3, 1.0
-"""Weights of how a new item fits a customer: its category among hers, and what customers with books like hers bought."""
+SHELF, NEIGHBOURS, LIKE = 0.3, 1.0, 2.0
+"""Weights of how a new item fits a customer: its category among hers, what customers with books like hers bought, and how
+alike its words are to those of what she bought."""
+KIN = 2.0, 3.0
+"""Items more for every kind, and for every category, that its sales an item are shrunk by: to its category's, to the shop's."""
+FAINT = 0.01
+"""Orders an item more for every kind, so that a shop without sales has an opinion of none."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,52 @@ def appeal(recent_I: Doubles, buyers_I: Doubles, said: Priors) -> Doubles:
 
 def fit(book: Book, found: Pairs) -> Doubles:
     """Return (U, I) how well an item fits what a customer buys, in log."""
-    fits_UI: Doubles = SHELF * affinity(book, found) + NEIGHBOURS * np.log(neighbours(book, found) + 0.05)
+    starts_U = np.searchsorted(found.customer_R, np.arange(1, len(book.customers)))
+    alike_UI = np.stack([likeness(book.shelf, mine) for mine in np.split(found.item_R, starts_U)])
+    near_UI = np.log(neighbours(book, found) + 0.05)
+    fits_UI: Doubles = SHELF * affinity(book, found) + NEIGHBOURS * near_UI + LIKE * alike_UI
     return fits_UI
+
+
+def likeness(shelf: Shelf, items: Whole) -> Doubles:
+    """Return (I,) how alike every item's words are to those of `items` together: the cosine of their vectors."""
+    texts, text_M = shelf.texts, shelf.text_I[items]
+    whole_D = np.bincount(texts.place_XW[text_M].ravel(), texts.value_XW[text_M].ravel(), BUCKETS)
+    alike_X = texts.times((whole_D / max(float(np.linalg.norm(whole_D)), 1e-6)).astype(np.float32))
+    found: Doubles = alike_X[shelf.text_I].astype(np.float64)
+    return found
+
+
+def kin(recent_I: Doubles, shelf: Shelf) -> Doubles:
+    """Return (I,) how the items of each item's kind sell here, above the shop's mean, in log: for one nobody bought yet.
+
+    Sales an item of the kind, shrunk to its category's, and those to the shop's.
+    """
+    (few, more), usual = KIN, float(recent_I.mean()) if len(recent_I) else 0.0
+    category_I, kind_I = shelf.category_I, shelf.kind_I
+
+    def shrunk(code_I: Whole, weight: float, to_I: Doubles | float) -> Doubles:
+        sales_I = np.bincount(code_I, recent_I, minlength=1)[code_I] + weight * to_I
+        each_I: Doubles = sales_I / (np.bincount(code_I, minlength=1)[code_I] + weight)
+        return each_I
+
+    each_I = shrunk(kind_I, few, shrunk(category_I, more, usual))
+    found: Doubles = np.log((each_I + FAINT) / (usual + FAINT))
+    return found
+
+
+def debut(book: Book, found: Pairs, recent_I: Doubles, buyers_I: Doubles) -> Doubles:
+    """Return (U, I) how an item that nobody bought yet will do with a customer, in log; 0 for any other.
+
+    How its kind sells here, and by how much more she buys of that kind than all do.
+    """
+    kind_I, customers = book.shelf.kind_I, len(book.customers)
+    kinds = int(kind_I.max(initial=0)) + 1
+    keys = found.customer_R * kinds + kind_I[found.item_R]
+    count_UK = np.bincount(keys, minlength=customers * kinds).reshape(customers, kinds)
+    hers_UI = lift(count_UK, count_UK.sum(0).astype(np.float64))[:, kind_I]
+    will_UI: Doubles = np.where(buyers_I == 0, kin(recent_I, book.shelf) + hers_UI, 0.0)
+    return will_UI
 
 
 def neighbours(book: Book, found: Pairs, damping: float = DAMPING) -> Doubles:
@@ -102,7 +151,7 @@ def affinity(book: Book, found: Pairs) -> Doubles:
 
 
 def lift(count_US: Whole, total_S: Doubles) -> Doubles:
-    """Return (U, S) the log of a customer's share of each category over the shop's, from counts of hers and of all."""
+    """Return (U, S) the log of a customer's share of each code over the shop's, from counts of hers and of all."""
     share_S = (total_S + 0.5) / (total_S.sum() + 0.5 * len(total_S))
     mine_US = (count_US + SHRINK * share_S) / (count_US.sum(1, keepdims=True) + SHRINK)
     found_US: Doubles = np.log(mine_US / share_S)

@@ -1,7 +1,8 @@
 """The two rankers and the baselines they are held against: a book and a day in, lists of items out.
 
     repeat    rank . phi(u, i) + how likely the item's kind is bought again, less so the more often she has + popularity
-    explore   how the item sells, less so with `debias`, + how it fits what the customer buys
+    explore   how the item sells, less so with `debias`, + how it fits what the customer buys; for an item that nobody
+              bought yet, how its kind sells and how much of that kind she buys
 
 Only `rank` and the words' weights come from the federation; everything else is counted in the shop, where it ranks.
 
@@ -19,7 +20,7 @@ import numpy as np
 from client.use.ranking.book import Book, Whole
 from client.use.ranking.features import Doubles, Pairs, pairs
 from client.use.ranking.lists import K, listed, popularity, spread, ties
-from client.use.ranking.priors import appeal, fit, priors, repeat_logits
+from client.use.ranking.priors import appeal, debut, fit, priors, repeat_logits
 from common.ranking import Floats
 
 AGAIN, AGAIN_OFTEN, POPULAR = 1.0, -0.4, 0.2
@@ -60,6 +61,13 @@ class View:
         """How many customers ever bought each item."""
         return np.bincount(self.pairs.item_R, minlength=self.shape[1]).astype(np.float64)
 
+    @cached_property
+    def fits(self) -> Doubles:
+        """Return (U, I) how well an item fits a customer, with what is known of one that nobody bought yet."""
+        new_UI = debut(self.book, self.pairs, self.popular, self.buyers)
+        fits_UI: Doubles = fit(self.book, self.pairs) + new_UI
+        return fits_UI
+
     def unseen(self, score_UI: Doubles) -> Doubles:
         """Return (U, I) the scores with minus infinity for what a customer bought before."""
         fresh_UI = np.broadcast_to(score_UI, self.shape).copy()
@@ -91,7 +99,7 @@ def repeat_scores(seen: View, head: Head, choice: Choice = Choice()) -> Doubles:
 def explore_scores(seen: View, head: Head, choice: Choice = Choice()) -> Doubles:
     """Return (U, I) the explore ranker's scores, minus infinity for what a customer bought before."""
     sells_I = appeal(seen.popular, seen.buyers, priors(seen.book.shelf, head))
-    return seen.unseen((1 - choice.debias) * sells_I + fit(seen.book, seen.pairs))
+    return seen.unseen((1 - choice.debias) * sells_I + seen.fits)
 
 
 # --- baselines ---

@@ -17,7 +17,7 @@ import numpy as np
 from client.use.ranking.book import Whole
 from client.use.ranking.features import Doubles
 from client.use.ranking.lists import K, Mask, listed, ties
-from client.use.ranking.priors import DAMPING, NEIGHBOURS, SHELF, appeal, lift, priors
+from client.use.ranking.priors import DAMPING, LIKE, NEIGHBOURS, SHELF, appeal, kin, lift, likeness, priors
 from client.use.ranking.rankers import Choice, View, repeat_scores
 from common.ranking import Floats
 
@@ -103,6 +103,9 @@ def explore(seen: View, head: Mapping[str, Floats], choice: Choice) -> Callable[
     weight_I = 1 / np.sqrt(seen.buyers + DAMPING)
     categories = int(shelf.category_I.max(initial=0)) + 1
     total_S = np.bincount(shelf.category_I[found.item_R], minlength=categories).astype(np.float64)
+    kinds = int(shelf.kind_I.max(initial=0)) + 1
+    total_K = np.bincount(shelf.kind_I[found.item_R], minlength=kinds).astype(np.float64)
+    unsold_I, kin_I = seen.buyers == 0, kin(seen.popular, shelf)
 
     def scores(customer: int) -> Doubles:
         mine = found.item_R[starts_U[customer] : starts_U[customer + 1]]
@@ -112,7 +115,9 @@ def explore(seen: View, head: Mapping[str, Floats], choice: Choice) -> Callable[
         near_I = np.bincount(found.item_R, alike_U[found.customer_R], len(shelf)) * weight_I / np.sqrt(len(mine) + 1)
         count_S = np.bincount(shelf.category_I[mine], minlength=categories)
         fit_I = SHELF * lift(count_S[None], total_S)[0][shelf.category_I] + NEIGHBOURS * np.log(near_I + 0.05)
-        found_I: Doubles = sells_I + fit_I
+        count_K = np.bincount(shelf.kind_I[mine], minlength=kinds)
+        new_I = np.where(unsold_I, kin_I + lift(count_K[None], total_K)[0][shelf.kind_I], 0.0)
+        found_I: Doubles = sells_I + fit_I + LIKE * likeness(shelf, mine) + new_I
         return found_I
 
     return scores

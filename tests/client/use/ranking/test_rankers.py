@@ -9,7 +9,7 @@ import pytest
 from client.train.head import zero_head
 from client.use.ranking.book import Book, Shelf, make_book, make_shelf
 from client.use.ranking.guard import judge, keeps
-from client.use.ranking.priors import priors, repeat_logits
+from client.use.ranking.priors import debut, kin, likeness, priors, repeat_logits
 from client.use.ranking.rankers import Choice, by_count, by_frequency, by_half_life, by_popularity, ranked, view
 from common.ranking import BUCKETS, FEATURES, bucket
 
@@ -95,6 +95,35 @@ def test_a_new_item_stands_among_new_ones_where_its_words_put_it() -> None:
     liked = ranked(seen, head_of(popularity_milk=40), Choice(k=2, slots=0))[1].tolist()
     assert 6 in liked
     assert 6 not in ranked(seen, head_of(popularity_milk=-40), Choice(k=2, slots=0))[1].tolist()
+
+
+def test_an_item_that_nobody_bought_yet_is_ranked_by_its_kinds_sales_and_for_who_buys_that_kind() -> None:
+    seen = view(book_of(ROWS), DAY)
+    new_milk, new_soap = 6, 7
+    said = debut(seen.book, seen.pairs, seen.popular, seen.buyers)
+    assert said[2, new_milk] > said[2, new_soap]  # she buys milk
+    assert said[0, new_soap] > said[0, new_milk]
+    assert (said[:, seen.buyers > 0] == 0).all()
+    lists = ranked(seen, zero_head(), Choice(k=8, slots=0)).tolist()
+    assert lists[2].index(new_milk) < lists[2].index(new_soap)
+    assert lists[0].index(new_soap) < lists[0].index(new_milk)
+
+
+def test_a_kind_that_sells_speaks_for_its_new_item_and_a_shop_without_sales_for_none() -> None:
+    seen = view(book_of(ROWS), DAY)
+    said = kin(seen.popular, seen.book.shelf)
+    assert said[3] > said[2] > said[5]  # bread sells, soap less, salt not at all
+    assert said[7] == said[2]
+    assert not kin(np.zeros(8), seen.book.shelf).any()
+
+
+def test_likeness_is_the_cosine_of_an_items_words_with_those_bought() -> None:
+    goods = shelf()
+    assert likeness(goods, np.array([0]))[0] == pytest.approx(1)
+    assert likeness(goods, np.array([0, 0]))[6] == pytest.approx(likeness(goods, np.array([0]))[6])
+    assert likeness(goods, np.array([0]))[6] > likeness(goods, np.array([0]))[7]
+    assert not likeness(goods, np.array([], dtype=np.int64)).any()
+    assert np.abs(likeness(goods, np.arange(8))).max() <= 1 + 1e-6
 
 
 def test_what_is_bought_again_here_overrules_words_with_enough_buyers() -> None:
