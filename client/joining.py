@@ -43,7 +43,7 @@ def join(folder: Path, invitation: Path | None, new_key: bool, foreground: bool,
     if foreground and only:
         node.become(folder, "node" if only == "node" else "trainer")
     if foreground:
-        services = node.plan(folder)
+        services = node.plan_here(folder)
         processes.prepare(folder / node.PLACE, services)
         processes.Supervisor(folder / node.PLACE).run()
         return

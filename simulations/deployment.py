@@ -49,7 +49,9 @@ def federation(place: Path, merchants: Sequence[Path]) -> Iterator[Layout]:
         services.up(layout)
         for merchant in merchants:
             invite(layout, merchant)
-            node.join(merchant)
+            node.launch(merchant)
+        for merchant in merchants:
+            node.arrive(merchant)
         yield layout
     finally:
         for merchant in merchants:

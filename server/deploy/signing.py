@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from server.deploy.layout import Layout
 
 WRONG_NAME = 100
 """Our own code of an error reply: a node answered in another merchant's name."""
+POLL = 0.5
+"""Seconds between two looks for replies."""
 
 
 class SealedGrid(Grid):
@@ -58,10 +62,18 @@ class SealedGrid(Grid):
         return [in_own_name(one, names) for one in self.inner.pull_messages(message_ids)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Seal and send the messages and return the checked replies."""
-        replies = self.inner.send_and_receive(self._sealed(messages), timeout=timeout)
-        names = names_of_nodes(self.layout)
-        return [in_own_name(one, names) for one in replies]
+        """Seal and send the messages and return the checked replies, all of them or those of `timeout` seconds.
+
+        Flower's own grids look for replies every three seconds, which a round of small shops would mostly wait for.
+        """
+        waiting = set(self.push_messages(messages))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and time.monotonic() < deadline:
+            replies += (found := self.pull_messages(waiting))
+            waiting -= {one.metadata.reply_to_message_id for one in found}
+            time.sleep(POLL if waiting else 0)
+        return replies
 
     def _sealed(self, messages: Iterable[Message]) -> list[Message]:
         asked = list(messages)

@@ -101,7 +101,9 @@ def proxy_on(shared: Federation, address: str) -> Iterator[int]:
     folder.mkdir(exist_ok=True)
     text = (layout.services / "nginx" / "nginx.conf").read_text("utf-8")
     text = text.replace(str(layout.services / "nginx"), str(folder))
-    write_atomic(folder / "nginx.conf", text.replace(f"listen 127.0.0.1:{about.port}", f"listen {address}:{about.port}"))
+    write_atomic(
+        folder / "nginx.conf", text.replace(f"listen 127.0.0.1:{about.port}", f"listen {address}:{about.port}")
+    )
     words = [shutil.which(about.nginx) or "", "-p", str(folder), "-c", str(folder / "nginx.conf")]
     nginx = subprocess.Popen([*words, "-e", str(folder / "error.log"), "-g", "daemon off;"])
     try:
