@@ -11,6 +11,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from client import node
@@ -54,10 +55,15 @@ def federation(place: Path, merchants: Sequence[Path]) -> Iterator[Layout]:
             node.arrive(merchant)
         yield layout
     finally:
-        for merchant in merchants:
-            with contextlib.suppress(FugouError):
-                node.leave(merchant)
+        with ThreadPoolExecutor() as pool:  # each waits for its processes to end
+            list(pool.map(left, merchants))
         services.down(layout)
+
+
+def left(merchant: Path) -> None:
+    """Stop the merchant's node, whatever state it is in."""
+    with contextlib.suppress(FugouError):
+        node.leave(merchant)
 
 
 def invite(layout: Layout, merchant: Path) -> None:

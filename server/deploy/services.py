@@ -101,7 +101,7 @@ def superlink(layout: Layout, port: int) -> Service:
 
 def executor(layout: Layout, port: int) -> Service:
     """Return what starts the ServerApp of each run."""
-    command = [_script("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "server.deploy.warm", "--runtime-api-address", f"127.0.0.1:{port}"]
     command += ["--root-certificates", str(layout.authority), "--superexec-auth-secret-file", str(layout.secret)]
     return Service("executor", tuple(command), environment(layout))
 
