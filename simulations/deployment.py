@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,9 +62,12 @@ def federation(place: Path, merchants: Sequence[Path]) -> Iterator[Layout]:
 
 
 def left(merchant: Path) -> None:
-    """Stop the merchant's node, whatever state it is in."""
+    """Stop the merchant's node, whatever state it is in, and leave of it what people read: its logs and its list of services."""
     with contextlib.suppress(FugouError):
         node.leave(merchant)
+    for name in node.FLOWER.values():
+        shutil.rmtree(merchant / node.PLACE / name, ignore_errors=True)
+    (merchant / node.SECRET).unlink(missing_ok=True)
 
 
 def invite(layout: Layout, merchant: Path) -> None:
