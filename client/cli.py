@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from client.joining import join, leave, status
+from client.joining import join, leave, status, verify_model
 from client.officer import anchor_option, ledger, plan, policy
 from client.use.verbs import VERBS
 from client.words import say
@@ -186,7 +186,7 @@ def audit_(folder: Path, canaries: int, json_: bool) -> None:
         as_json(found.text())
 
 
-for _command in (plan, policy, ledger, join, leave, status, *VERBS):
+for _command in (plan, policy, ledger, join, leave, status, verify_model, *VERBS):
     merchant.add_command(_command)
 
 

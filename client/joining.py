@@ -43,7 +43,7 @@ def join(folder: Path, invitation: Path | None, new_key: bool, foreground: bool,
     if foreground and only:
         node.become(folder, "node" if only == "node" else "trainer")
     if foreground:
-        services = node.plan(folder)
+        services = node.plan_here(folder)
         processes.prepare(folder / node.PLACE, services)
         processes.Supervisor(folder / node.PLACE).run()
         return
@@ -92,6 +92,24 @@ def status(folder: Path, compare: str | None, json_: bool) -> None:
             click.echo(line)
     if found.joined and not found.online:
         raise Unreachable(say("node_off", merchant=found.merchant))
+
+
+@click.command("verify")
+@click.argument("model", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.pass_obj
+def verify_model(folder: Path, model: Path) -> None:
+    """Check a model that the coordinator exported: signed, unchanged, on this shop's base, and of the one history it was shown.
+
+    DIR is the exported folder or its model/. Exits with 4 when any of it does not hold.
+
+    Example: fugou merchant verify run-1
+    """
+    from client.trust import check_model
+
+    seal = check_model(folder, model)
+    body = seal.body
+    click.echo(say("model_holds", run=body.run, round=body.round, method=body.method, digest=body.adapter_digest[:16]))
+    click.echo(say("node_chain", place=body.seq, link=seal.link))
 
 
 def lines(found: object) -> list[str]:

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.config import OFFICER_KEY, POLICY, MerchantSettings, load_merchant
+from client.train.device import on_device
 from client.trust import COORDINATOR_KEY, read_chain
 from common import processes
 from common.errors import FugouError, Unreachable, UserError, VerificationFailed
@@ -189,8 +190,17 @@ def join(folder: Path, *, wait: float = PATIENCE) -> None:
 
     Raises `UserError`, `VerificationFailed` or `Unreachable` with the reason; the node is not left running then.
     """
-    services = plan(folder)
-    processes.start(folder / PLACE, services)
+    launch(folder)
+    arrive(folder, wait)
+
+
+def launch(folder: Path) -> None:
+    """Start the merchant's node and return at once; raises what `plan_here` raises."""
+    processes.start(folder / PLACE, plan_here(folder))
+
+
+def arrive(folder: Path, wait: float = PATIENCE) -> None:
+    """Return once the coordinator has let a started node in; raise with the reason and stop the node when it does not."""
     try:
         wait_until_online(folder, wait)
     except FugouError:
@@ -215,6 +225,15 @@ def plan(folder: Path) -> list[Service]:
     shutil.rmtree(folder / PLACE / "logs", ignore_errors=True)
     settle(folder)
     return services(settings)
+
+
+def plan_here(folder: Path) -> list[Service]:
+    """Return the services of a node whose two processes run on this machine, which has the device that trains.
+
+    Raises what `plan` raises, and `UserError` for a GPU that is not there: every round would fail.
+    """
+    on_device(load_merchant(folder))
+    return plan(folder)
 
 
 def settle(folder: Path) -> None:

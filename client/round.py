@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors.torch import load as from_safetensors
@@ -32,7 +33,8 @@ from client.train.sampling import Randomness, randomness_for
 from client.train.state import dataset, head_data
 from client.train.steps import LocalStep, fault_of
 from client.train.trainer import LocalSettings, train_round
-from common.config import LEAST_SHARE, MOST_SHARE, LoraSettings
+from common.codes import encode
+from common.config import LEAST_SHARE, MOST_SHARE, LoraSettings, Wire
 from common.errors import FugouError, Refused, UserError
 from common.factors import Closed, at_rank, axis, close, cut, opened
 from common.files import sha256, write_atomic
@@ -111,7 +113,7 @@ def _answer(
                 reservation.touch()
                 closed, head = _trained(ask, plan, policy.policy, settings, work)
                 keep_own(settings.folder, ask, closed.kept)
-                update = to_bytes({**closed.update, **prefixed(head)})
+                update = to_bytes(travelling({**closed.update, **prefixed(head)}, ask, plan))
                 ledger.release(reservation, update)
         charge = {**asdict(plan.charge), "divisor": plan.divisor, "delta": plan.delta, "unit": policy.policy.unit}
         charge["period"] = policy.policy.period
@@ -172,8 +174,9 @@ def compare(ask: TrainAsk, extra: frozenset[str], policy: Policy, settings: Merc
     if unknown:
         raise Refused(f"the message carries {', '.join(sorted(unknown))} besides the ask; nothing more is taken")
     check_ask(policy, words_of(ask, extra))
-    if ask.method not in METHODS:
-        raise Refused(f"method = {ask.method!r} is none of {', '.join(METHODS)}")
+    for name, value, known in (("method", ask.method, METHODS), ("wire", ask.wire, get_args(Wire))):
+        if value not in known:
+            raise Refused(f"{name} = {value!r} is none of {', '.join(known)}")
     work = bench(settings.model.base, lora_of(policy, ask.method))
     check_length(work.base, policy.max_tokens)
     if ask.base_digest != work.base.digest:
@@ -301,6 +304,14 @@ def _trained(
     after = {name: tensor + change[name] if name in change else tensor for name, tensor in carried.items()}
     moved = {name: torch.from_numpy(one) for name, one in head.update().items()} if head else {}
     return close(after, asked, ask.method, ask.round), moved
+
+
+def travelling(released: Adapter, ask: TrainAsk, plan: RoundPlan) -> Adapter:
+    """Return what has been clipped and noised in the form in which the ask wants it; from here on it is post-processing.
+
+    This form is what the ledger keeps, so that a round asked again is answered with the same codes and not with new ones.
+    """
+    return encode(released, randomness_for(plan, ask.seed, "wire").words) if ask.wire == "int8" else released
 
 
 def _head_steps(

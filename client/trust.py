@@ -4,6 +4,8 @@ A merchant that joined keeps the coordinator's public key. From then on every as
 this very ask, is signed by that key, and continues the one history this merchant has been shown. What does not is
 refused before anything is charged, and kept as evidence.
 
+A model that is handed out after a run has such a seal too (`check_model`).
+
 models/chain.json       the last seal that was accepted; it carries the digest of everything before it
 models/alarms.jsonl     every seal that was refused, with the reason
 """
@@ -16,13 +18,17 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from flwr.app import RecordDict
 
 from client.config import load_merchant
 from common.errors import FugouError, UserError, VerificationFailed
 from common.files import write_atomic
+from common.lora import load
+from common.model import digest_of, find_folder
 from common.privacy.keys import fingerprint, load_public_key
-from common.seal import SEAL, Seal, body_of, links, read_record, read_text, verify
+from common.ranking import HEAD_FILE, read_head
+from common.seal import SEAL, SEAL_FILE, Seal, body_of, links, model_digest, read_record, read_text, verify
 from common.wire import TrainAsk, TrainReply, unpack_ask
 
 COORDINATOR_KEY = Path("keys/coordinator.pub")
@@ -76,6 +82,58 @@ def accept(seal: Seal, ask: TrainAsk, folder: Path) -> None:
         write_atomic(folder / CHAIN, seal.text() + "\n")
 
 
+def check_model(folder: Path, model: Path) -> Seal:
+    """Return the seal of the model in `model`, a folder of its own or a run's, which this merchant has to believe.
+
+    From then on it is part of the history that this merchant was shown. Raises `VerificationFailed` for a model that the
+    coordinator did not sign, that was changed, that stands on another base, or in another history; `UserError` where there
+    is nothing to check or nobody to believe.
+    """
+    model = model / "model" if (model / "model").is_dir() else model
+    seal = _seal_in(model)
+    if not (folder / COORDINATOR_KEY).exists():
+        raise UserError(
+            f"{folder / COORDINATOR_KEY} is missing: nobody is believed yet; `fugou merchant join` comes first"
+        )
+    verify(seal, load_public_key(folder / COORDINATOR_KEY))
+    _check_model(seal, model, digest_of(find_folder(load_merchant(folder).model.base)))
+    last = read_chain(folder)
+    try:
+        if last:
+            _check_past(seal, last)
+    except VerificationFailed as error:
+        _alarm(folder, str(error), seal.record())
+        raise
+    if last is None or seal.body.seq > last.body.seq:
+        write_atomic(folder / CHAIN, seal.text() + "\n")
+    return seal
+
+
+def _seal_in(model: Path) -> Seal:
+    path = model / SEAL_FILE
+    try:
+        return read_text(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}; ask the coordinator for an export made after the run has ended"
+        ) from None
+
+
+def _check_model(seal: Seal, model: Path, base_digest: str) -> None:
+    if not seal.body.closes:
+        raise VerificationFailed(f"{model / SEAL_FILE} is the seal of an ask, and of no model")
+    there = read_head(model / HEAD_FILE) if (model / HEAD_FILE).exists() else {}
+    head = {name: torch.from_numpy(one) for name, one in there.items()}
+    for what, said, found in (
+        ("model", seal.body.adapter_digest, model_digest(load(model), head)),
+        ("base", seal.body.base_digest, base_digest),
+    ):
+        if said != found:
+            raise VerificationFailed(
+                f"the seal in {model} is of {what} {said[:16]}…, here is {found[:16]}…; use neither"
+            )
+
+
 def _check_named(seal: Seal, ask: TrainAsk) -> None:
     own = asdict(body_of(ask, seal.body.federation, seal.body.seq))
     for name, value in asdict(seal.body).items():
@@ -85,16 +143,21 @@ def _check_named(seal: Seal, ask: TrainAsk) -> None:
 
 def _check_history(seal: Seal, last: Seal) -> None:
     """Raise unless `seal` is the `last` one again or goes on from it."""
+    _check_past(seal, last)
+    if seal.body.seq < last.body.seq:
+        raise VerificationFailed(
+            f"round {seal.body.round} is replayed: the chain stands at {last.body.seq}, this is place {seal.body.seq}"
+        )
+
+
+def _check_past(seal: Seal, last: Seal) -> None:
+    """Raise unless `seal` and the `last` one tell one history as far as both go."""
     place = min(seal.body.seq, last.body.seq)
     shown, now = (links(one.body.federation, one.digests)[place] for one in (last, seal))
     if shown != now:
         raise VerificationFailed(
             f"two histories: place {place} of the chain was shown as {shown[:16]}… and is now {now[:16]}…; "
             f"{CHAIN} and {ALARMS} prove it"
-        )
-    if seal.body.seq < last.body.seq:
-        raise VerificationFailed(
-            f"round {seal.body.round} is replayed: the chain stands at {last.body.seq}, this is place {seal.body.seq}"
         )
 
 

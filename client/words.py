@@ -472,6 +472,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "看到的共享适配器链：{place}:{link}（与其他商家核对：status --compare）",
         "chain of shared adapters shown: {place}:{link} (another merchant checks it with: status --compare)",
     ),
+    "model_holds": (
+        "第 {run} 次运行第 {round} 轮（{method}）的模型 {digest} 由协调方签署，未被改动",
+        "the model {digest} of run {run}, round {round} ({method}), is signed by the coordinator and unchanged",
+    ),
     "node_no_chain": ("还没有看到过共享适配器", "no shared adapter was shown yet"),
     "node_off": (
         "{merchant} 的节点不在线；fugou merchant join 启动它",

@@ -19,6 +19,7 @@ ServerOptimizer = Literal["sgd", "adam", "yogi"]
 LocalOptimizer = Literal["sgd", "adam"]
 RobustRule = Literal["none", "norm", "krum", "trimmed", "median"]
 Voices = Literal["equal", "band", "noise"]
+Wire = Literal["fp32", "int8"]
 S = TypeVar("S", bound=BaseModel)
 
 LEAST_SHARE, MOST_SHARE = 0.01, 0.9
@@ -97,6 +98,9 @@ class TrainingSettings(Settings):
     per_round: Annotated[int, Field(ge=0)] = Field(
         0, description="merchants asked in a round, drawn from `seed`; 0 asks all. Plans count every round all the same"
     )
+    wire: Wire = Field(
+        "fp32", description="how an update's numbers travel: fp32, or int8, a fourth of the bytes, rounded at random"
+    )
     quorum: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of asked merchants a round needs")
     merchants: Annotated[int, Field(ge=0)] = Field(0, description="merchants to wait for; 0 takes whoever is online")
     timeout: Annotated[float, Field(gt=0)] = Field(3600.0, description="seconds to wait for replies in a round")
@@ -140,8 +144,11 @@ class FederationSettings(Settings):
         return {key: _flat(value) for key, value in flatten(self.model_dump(mode="json")).items()}
 
     def digest(self) -> str:
-        """Return the hex SHA-256 of the canonical settings."""
-        return sha256(canonical_json(self.model_dump(mode="json")).encode())
+        """Return the hex SHA-256 of the canonical settings, but for `training.rounds`.
+
+        A run can be lengthened: how many rounds are to come shapes none of them.
+        """
+        return sha256(canonical_json(self.model_dump(mode="json", exclude={"training": {"rounds"}})).encode())
 
 
 def _flat(value: object) -> str | int | float | bool:

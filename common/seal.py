@@ -6,7 +6,8 @@ link_n = H(domain, link_{n-1}, H(canonical JSON of body_n))
 seal_n = body_n, H(body_1) … H(body_n), signature over link_n
 
 A seal carries the digests of all bodies before it (32 bytes each), so that a merchant that missed rounds can still follow
-the chain from its start, and sees at once when the past is not the one it was shown. Two merchants that compare the
+the chain from its start, and sees at once when the past is not the one it was shown. Nothing is asked after a run's last
+round, so that the model it ends with has a body of its own, without an ask's digest. Two merchants that compare the
 link of one place know whether they were shown the same history; two signed seals of one place that differ are proof
 against the coordinator. (Hash-chained logs: Haber and Stornetta 1991, "How to time-stamp a digital document".)
 """
@@ -16,17 +17,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from common.errors import UserError, VerificationFailed
 from common.files import canonical_json
+from common.lora import Adapter
+from common.lora import digest as digest_of
 from common.privacy.keys import holds
-from common.wire import TENSORS, TrainAsk
+from common.wire import TENSORS, TrainAsk, prefixed
 
 SEAL = "seal"
 """The name of the Flower record that carries a seal beside the ask."""
+SEAL_FILE = "seal.json"
+"""The seal of a model, in its folder."""
 _CHAIN, _SIGN = b"fugou-chain-v1\0", b"fugou-seal-v1\0"
 SIZE = 32
 
@@ -49,6 +54,11 @@ class Body:
     def digest(self) -> bytes:
         """The SHA-256 of the canonical JSON."""
         return hashlib.sha256(canonical_json(asdict(self)).encode()).digest()
+
+    @property
+    def closes(self) -> bool:
+        """Whether it is said of what a run ended with, and of no ask."""
+        return not self.ask_digest
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,16 @@ def body_of(ask: TrainAsk, federation: str, seq: int) -> Body:
         base_digest=ask.base_digest,
         settings_digest=ask.settings_digest,
     )
+
+
+def closing(last: Body, number: int, adapter: Adapter, head: Adapter, seq: int) -> Body:
+    """Return what is to be signed about the model after round `number` of the run whose last ask `last` is of."""
+    return replace(last, seq=seq, round=number, adapter_digest=model_digest(adapter, head), ask_digest="")
+
+
+def model_digest(adapter: Adapter, head: Adapter) -> str:
+    """Return the hex SHA-256 of what lies in a model's folder: the adapter, and the head where there is one."""
+    return digest_of({**adapter, **prefixed(head)})
 
 
 def links(federation: str, digests: Sequence[bytes]) -> list[str]:

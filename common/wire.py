@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,15 +17,19 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
+from common.codes import SCALES, decode
 from common.errors import UserError
 from common.lora import Adapter, digest
 
 ARRAYS, ASK, REPLY, RESIDUAL, HEAD = "arrays", "ask", "reply", "residual", "head"
 TENSORS = ("adapter", "residual", "head")
 HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '<f4', 'fortran_order': False, 'shape': (?P<shape>\([0-9, ]*\)), \} *\n", re.DOTALL
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<kind>...)', 'fortran_order': False, 'shape': (?P<shape>\([0-9, ]*\)), \} *\n",
+    re.DOTALL,
 )
-"""How numpy begins a file of little-endian fp32 in C order (NEP 1, version 1.0)."""
+"""How numpy begins a file in C order (NEP 1, version 1.0)."""
+KINDS = {"float32": "<f4", "int8": "|i1"}
+"""What an array may be declared as, and numpy's word for it: little-endian fp32, or bytes with a sign."""
 Status = Literal["done", "refused", "failed"]
 
 
@@ -49,6 +53,8 @@ class TrainAsk:
     adam_floor: float = 1e-4
     proximal: float = 0.0
     """The strength of FedProx's term, as `training.proximal` says it."""
+    wire: str = "fp32"
+    """How the update is to travel, as `training.wire` says it."""
     head_share: float = 0.0
     """The head's part of a step's privacy, as `training.head_share` says it; 0 where no head is trained."""
     head: Adapter = field(default_factory=dict, repr=False)
@@ -91,7 +97,10 @@ class TrainReply:
     ledger_sig: str = ""
     update_digest: str = ""
     update: Adapter = field(default_factory=dict, repr=False)
-    """The adapter's tensors, and the head's by their prefixed names: one release under one digest."""
+    """The adapter's tensors, and the head's by their prefixed names: one release under one digest.
+
+    What is packed may be `common.codes` of them; what was unpacked is fp32.
+    """
 
     def pack(self) -> RecordDict:
         """Return the reply as Flower records."""
@@ -138,8 +147,8 @@ def _types(key: str) -> tuple[type, ...]:
     return (int,) if key in ("round", "seed") else (str,)
 
 
-def unpack_reply(content: RecordDict, expected: Mapping[str, tuple[int, ...]]) -> TrainReply:
-    """Return the reply; raise `UserError` unless its update is exactly `expected` in finite fp32 (or empty, if no update).
+def unpack_reply(content: RecordDict, expected: Mapping[str, tuple[int, ...]], wire: str = "fp32") -> TrainReply:
+    """Return the reply; raise `UserError` unless its update is exactly `expected`, finite, in the form `wire` (or empty).
 
     Nothing is read from the arrays before their declared and real headers agree with `expected`.
     """
@@ -150,7 +159,8 @@ def unpack_reply(content: RecordDict, expected: Mapping[str, tuple[int, ...]]) -
         raise UserError(f"reply: status = {known['status']!r} is none of done, refused, failed")
     _check_kinds(known, charge)
     arrays = content.array_records.get(ARRAYS, ArrayRecord())
-    update = read_arrays(arrays, expected if known["status"] == "done" else {})
+    read = read_codes if wire == "int8" and known["status"] == "done" else read_arrays
+    update = read(arrays, expected if known["status"] == "done" else {})
     return TrainReply(charge=charge, update=update, **known)  # type: ignore[arg-type]
 
 
@@ -173,30 +183,42 @@ def declared_shapes(content: RecordDict) -> dict[str, tuple[int, ...]]:
 
 def read_arrays(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]] | None = None) -> Adapter:
     """Return the tensors of `record`, sorted by name, checked header first against `expected` where given."""
-    if expected is not None and set(record) != set(expected):
-        odd = sorted(set(record) ^ set(expected))
-        raise UserError(f"arrays: {len(odd)} names differ from what was asked, first {odd[0]!r}")
+    if expected is not None:
+        _check_names(record, expected)
     return {name: _read(name, record[name], None if expected is None else expected[name]) for name in sorted(record)}
 
 
-def _read(name: str, array: Array, expected: tuple[int, ...] | None) -> Any:
+def read_codes(record: ArrayRecord, expected: Mapping[str, tuple[int, ...]]) -> Adapter:
+    """Return in fp32 the tensors whose int8 codes and scales are in `record`, checked header first against `expected`."""
+    _check_names(record, {*expected, SCALES})
+    codes = {name: _read(name, record[name], expected[name], "int8") for name in sorted(expected)}
+    return decode({**codes, SCALES: _read(SCALES, record[SCALES], (len(expected),))})
+
+
+def _check_names(record: ArrayRecord, expected: Collection[str]) -> None:
+    if odd := sorted(set(record) ^ set(expected)):
+        raise UserError(f"arrays: {len(odd)} names differ from what was asked, first {odd[0]!r}")
+
+
+def _read(name: str, array: Array, expected: tuple[int, ...] | None, dtype: str = "float32") -> Any:
     import torch
 
     shape = tuple(array.shape)
-    if array.dtype != "float32" or array.stype != "numpy.ndarray" or (expected is not None and shape != expected):
-        raise UserError(f"array {name!r} is declared {array.stype} {array.dtype} {shape}, expected float32 {expected}")
-    values = _npy(name, array.data, shape)
+    if array.dtype != dtype or array.stype != "numpy.ndarray" or (expected is not None and shape != expected):
+        raise UserError(f"array {name!r} is declared {array.stype} {array.dtype} {shape}, expected {dtype} {expected}")
+    values = _npy(name, array.data, shape, dtype)
     if not np.isfinite(values).all():
         raise UserError(f"array {name!r} holds values that are not finite")
     return torch.from_numpy(values.copy())
 
 
-def _npy(name: str, data: bytes, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Return the values of an npy file whose header is what numpy writes for `shape` in fp32 and whose size fits.
+def _npy(name: str, data: bytes, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the values of an npy file whose header is what numpy writes for `shape` in `dtype` and whose size fits.
 
     The header is compared and never parsed: numpy's own reader hands a stranger's bytes to Python's parser.
     """
-    header = HEADER.match(data)
-    if not header or header["shape"] != str(shape).encode() or len(data) - header.end() != 4 * math.prod(shape):
-        raise UserError(f"array {name!r} is no npy file of {shape} float32: {len(data)} bytes")
-    return np.frombuffer(data, dtype="<f4", offset=header.end()).reshape(shape)
+    header, kind = HEADER.match(data), np.dtype(KINDS[dtype])
+    is_right = header and (header["kind"], header["shape"]) == (KINDS[dtype].encode(), str(shape).encode())
+    if not (header and is_right) or len(data) - header.end() != kind.itemsize * math.prod(shape):
+        raise UserError(f"array {name!r} is no npy file of {shape} {dtype}: {len(data)} bytes")
+    return np.frombuffer(data, dtype=kind, offset=header.end()).reshape(shape)

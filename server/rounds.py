@@ -26,7 +26,7 @@ from common.lora import Adapter, digest, load, save, to_bytes
 from server.optimizers import State
 from server.ranking import HeadState, read_state, state_digest, write_state
 
-ROUNDS, STATE = "rounds", "optimizer.safetensors"
+ROUNDS, STATE, METRICS = "rounds", "optimizer.safetensors", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,20 @@ def load_round(run: Path, number: int) -> SavedRound:
                 f"the {what} in {folder} is not the one its round.json tells of; restore or remove it"
             )
     return SavedRound(number, adapter, state, head)
+
+
+def figures(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a round's line of `metrics.jsonl` as far as its record has it: time, bytes, and how merchants answered."""
+    statuses = [one["status"] for one in record["merchants"]]
+    return {
+        "round": record["round"],
+        **({"back_to": record["back_to"]} if "back_to" in record else {}),
+        "seconds": record["seconds"],
+        "parts": record["parts"],
+        "bytes_up": record["bytes_up"],
+        "bytes_down": record["bytes_down"],
+        "replies": {status: statuses.count(status) for status in sorted(set(statuses))},
+    }
 
 
 def read_record(run: Path, number: int) -> dict[str, Any]:

@@ -127,6 +127,7 @@ class AdapterStrategy(Strategy):
             local_optimizer=self.settings.training.local_optimizer,
             adam_floor=self.settings.training.adam_floor,
             proximal=self.settings.training.proximal,
+            wire=self.settings.training.wire,
             head_share=self.settings.training.head_share,
             head=self._head(),
         )
@@ -214,7 +215,8 @@ class AdapterStrategy(Strategy):
         if message.has_error():
             return Verdict(f"node {node}", "failed", message.error.reason or "no reply could be made")
         try:
-            reply = unpack_reply(message.content, self._expected(number, declared_shapes(message.content)))
+            expected = self._expected(number, declared_shapes(message.content))
+            reply = unpack_reply(message.content, expected, self.settings.training.wire)
         except UserError as error:
             return Verdict(f"node {node}", "set aside", str(error))
         if reply.status != "done":

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 
+from common.codes import SCALES
 from common.lora import Adapter
 from common.schema import Shop
 from common.wire import ARRAYS, REPLY
@@ -38,15 +39,27 @@ def _replaced(content: RecordDict, arrays: ArrayRecord) -> RecordDict:
 
 
 def _times(factor: float) -> Spoil:
-    return lambda content: _with(content, lambda update: {name: factor * one for name, one in update.items()})
+    return lambda content: _with(content, lambda update: _scaled(update, factor))
+
+
+def _scaled(update: Adapter, factor: float) -> Adapter:
+    """Return the update `factor` times as large; of one in codes, the codes turn round and the scales grow."""
+    if SCALES not in update:
+        return {name: factor * one for name, one in update.items()}
+    turned = update if factor > 0 else {name: -one for name, one in update.items()}
+    return {**turned, SCALES: abs(factor) * update[SCALES]}
 
 
 def _nan(content: RecordDict) -> RecordDict:
-    return _with(content, lambda update: {name: one.fill_(torch.nan) for name, one in update.items()})
+    return _with(content, lambda update: {name: _unlike_numbers(one) for name, one in update.items()})
+
+
+def _unlike_numbers(one: torch.Tensor) -> torch.Tensor:
+    return one if one.dtype == torch.int8 else one.fill_(torch.nan)
 
 
 def _shape(content: RecordDict) -> RecordDict:
-    return _with(content, lambda update: {name: one[:, :1].clone() for name, one in update.items()})
+    return _with(content, lambda update: {name: one[..., :1].clone() for name, one in update.items()})
 
 
 def _bytes(data: Callable[[tuple[int, ...]], tuple[tuple[int, ...], bytes]]) -> Spoil:

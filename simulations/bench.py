@@ -460,7 +460,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         upkeep.Aggregation,
         part_of_upkeep("aggregation"),
     ),
-    "wire": Benchmark("one reply packed, read and checked", upkeep.Wire, part_of_upkeep("wire")),
+    "wire": Benchmark(
+        "one reply in fp32 and in int8: bytes, packed, read and checked", upkeep.Wire, part_of_upkeep("wire")
+    ),
     "membership": Benchmark(
         "an attack on what a small federation releases: who was a customer, with noise and without",
         Membership,

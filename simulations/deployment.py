@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from client import node
@@ -49,13 +51,23 @@ def federation(place: Path, merchants: Sequence[Path]) -> Iterator[Layout]:
         services.up(layout)
         for merchant in merchants:
             invite(layout, merchant)
-            node.join(merchant)
+            node.launch(merchant)
+        for merchant in merchants:
+            node.arrive(merchant)
         yield layout
     finally:
-        for merchant in merchants:
-            with contextlib.suppress(FugouError):
-                node.leave(merchant)
+        with ThreadPoolExecutor() as pool:  # each waits for its processes to end
+            list(pool.map(left, merchants))
         services.down(layout)
+
+
+def left(merchant: Path) -> None:
+    """Stop the merchant's node, whatever state it is in, and leave of it what people read: its logs and its list of services."""
+    with contextlib.suppress(FugouError):
+        node.leave(merchant)
+    for name in node.FLOWER.values():
+        shutil.rmtree(merchant / node.PLACE / name, ignore_errors=True)
+    (merchant / node.SECRET).unlink(missing_ok=True)
 
 
 def invite(layout: Layout, merchant: Path) -> None:

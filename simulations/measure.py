@@ -27,12 +27,11 @@ from common.metrics import perplexity
 from common.ranking import Floats
 from common.schema import Shop
 from server.aggregation import residual_of
-from server.rounds import load_round, read_record
+from server.rounds import METRICS, figures, load_round, read_record
 from simulations.engines import SECONDS
 from simulations.folder import Run
 from simulations.merchants import ids_of, until
 
-METRICS = "metrics.jsonl"
 SAMPLES = 4
 KEPT = 32
 """Shops whose held-out weeks stay in memory; those of the others are made again whenever they are measured."""
@@ -141,16 +140,9 @@ def _measured(run: Run, held: Held, number: int) -> dict[str, Any]:
     if run.scenario.engine.name == "inline" and "messages" in parts:
         parts = {"train": trained, "messages": max(parts["messages"] - trained, 0.0), "aggregate": parts["aggregate"]}
     parts["evaluate"] = time.monotonic() - began
-    statuses = [one["status"] for one in record["merchants"]]
     tasks = sorted({task for by_task in found.values() for task in by_task})
     return {
-        "round": number,
-        **({"back_to": record["back_to"]} if "back_to" in record else {}),
-        "seconds": record["seconds"],
-        "parts": {name: round(seconds, 3) for name, seconds in parts.items()},
-        "bytes_up": record["bytes_up"],
-        "bytes_down": record["bytes_down"],
-        "replies": {status: statuses.count(status) for status in sorted(set(statuses))},
+        **figures({**record, "parts": {name: round(seconds, 3) for name, seconds in parts.items()}}),
         **_perplexity([nats for by_task in found.values() for nats in by_task.values()]),
         "perplexity_by_task": {
             task: _perplexity([by_task[task] for by_task in found.values() if task in by_task])["perplexity"]

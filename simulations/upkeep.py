@@ -2,7 +2,7 @@
 
     accounting    epsilon of a long history of charges, the history read anew each time
     aggregation   K merchants' updates of a GPT-2 of 124M parameters into the next shared adapter
-    wire          one reply packed, sized, read and checked
+    wire          one reply packed, sized, read and checked, in fp32 and in int8
 
 Every figure stands beside proof that both sides did the same: epsilons, distances of products, digests.
 """
@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Annotated, Any
@@ -25,6 +26,8 @@ from opacus.accountants import PRVAccountant
 from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 from pydantic import Field
 
+from client.train.sampling import SecureRandom
+from common.codes import encode
 from common.config import Settings
 from common.lora import A_END, B_END, Adapter, digest
 from common.privacy import accountant
@@ -216,16 +219,24 @@ def distance(ours: Adapter, theirs: Adapter) -> float:
 
 
 def wire_facts(settings: Wire) -> dict[str, Any]:
-    """Return bytes of a reply and seconds to pack it and to read and check it; the digest must survive the way."""
+    """Return bytes of a reply in both forms, and seconds to make, pack, and read and check it.
+
+    The digest must survive the way in fp32; what int8 adds stands as a share of the update's norm.
+    """
     whole = adapter_of(settings.layers, settings.rank, np.random.default_rng(2))
     update = {name: one for name, one in whole.items() if name.endswith(B_END)}
+    words = SecureRandom().words
     reply = TrainReply("done", "bench", 1, charge=vars(Charge(1.0, 0.1, 3, 1.0)), update=update)
+    coded = replace(reply, update=encode(update, words))
     expected = {name: tuple(one.shape) for name, one in update.items()}
-    packed = reply.pack()
+    packed, packed8 = reply.pack(), coded.pack()
     ways: dict[str, Callable[[], Any]] = {
         "pack": reply.pack,
         "read": partial(unpack_reply, packed, expected),
         "digest": partial(digest, update),
+        "int8 encode": partial(encode, update, words),
+        "int8 pack": coded.pack,
+        "int8 read": partial(unpack_reply, packed8, expected, "int8"),
     }
     seconds, found = in_turn(ways, settings.repetitions)
     floats = 4 * sum(math.prod(shape) for shape in expected.values())
@@ -234,8 +245,17 @@ def wire_facts(settings: Wire) -> dict[str, Any]:
         **medians(seconds),
         "bytes": size_of(packed),
         "bytes beyond the floats": size_of(packed) - floats,
+        "int8 bytes": size_of(packed8),
+        "fp32 / int8": size_of(packed) / size_of(packed8),
         "digest survives": str(same).lower(),
+        "int8 noise / update": _apart(found["int8 read"].update, update),
     }
+
+
+def _apart(one: Adapter, other: Adapter) -> float:
+    """Return the norm of the difference over the norm of `other`."""
+    far = sum(float((one[name] - other[name]).norm()) ** 2 for name in other)
+    return math.sqrt(far / sum(float(tensor.norm()) ** 2 for tensor in other.values()))
 
 
 PARTS: Mapping[str, tuple[type[Settings], Callable[[Any], dict[str, Any]]]] = {

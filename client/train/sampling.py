@@ -57,9 +57,12 @@ class Rehearsal:
         return np.asarray(self._generator.random_raw(count), dtype=np.uint64)
 
 
-def randomness_for(plan: RoundPlan, seed: int) -> Randomness:
-    """Return the operating system's randomness, or the rehearsal of `seed` where the policy asks for no noise at all."""
-    return SecureRandom() if plan.sigma > 0 else Rehearsal(seed, plan.merchant, plan.round)
+def randomness_for(plan: RoundPlan, seed: int, *purpose: str) -> Randomness:
+    """Return the operating system's randomness, or the rehearsal of `seed` where the policy asks for no noise at all.
+
+    A rehearsal gives every `purpose` words of its own.
+    """
+    return SecureRandom() if plan.sigma > 0 else Rehearsal(seed, plan.merchant, plan.round, *purpose)
 
 
 def poisson(customers: int, rate: float, randomness: Randomness) -> Whole:

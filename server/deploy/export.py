@@ -2,11 +2,12 @@
 
 DIR/
   scenario.toml     what was trained, with versions, the federation's id and the base's digest
+  metrics.jsonl     a line a round: seconds, bytes, how merchants answered
   rounds/           every round: adapter, round.json with merchants by name
-  model/            the last shared adapter, with a model card
+  model/            the last shared adapter, with a model card, and its seal once the run has ended
   chain.jsonl       every seal: what merchants compare
   federation.json federation.html
-There is no `metrics.jsonl`: a figure of quality needs rows, and no row is here.
+A figure of quality needs rows, and no row is here: `metrics.jsonl` has no perplexity.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 
 from common.cli import language
 from common.errors import UserError
 from common.files import cannot_write, write_atomic
 from common.ranking import HEAD_FILE
+from common.seal import SEAL_FILE
 from server.config import load_coordinator
 from server.deploy.enrolment import read_merchants
 from server.deploy.layout import Layout
 from server.deploy.runs import CoordinatorRun, finished_rounds, records
+from server.deploy.signing import close
 from server.report import write_federation_report
-from server.rounds import ROUNDS, round_folder
+from server.rounds import METRICS, ROUNDS, figures, latest_round, round_folder
 
 PACKAGES = ("flwr", "peft", "torch", "transformers")
 
@@ -49,16 +53,33 @@ def export(layout: Layout, run: CoordinatorRun, folder: Path) -> None:
         shutil.copytree(round_folder(run.folder, numbers[-1]) / "adapter", folder / "model")
         if (head := round_folder(run.folder, numbers[-1]) / HEAD_FILE).exists():
             shutil.copyfile(head, folder / "model" / HEAD_FILE)
+        write_seal(layout, run, folder / "model")
         if layout.chain.exists():
             shutil.copyfile(layout.chain, folder / "chain.jsonl")
     except OSError as error:
         raise cannot_write(folder, error) from error
-    for record in named_records(layout, run):
+    told = named_records(layout, run)
+    write_atomic(folder / METRICS, "".join(json.dumps(figures(one)) + "\n" for one in told))
+    for record in told:
         path = round_folder(folder, record["round"]) / "round.json"
         write_atomic(path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     write_atomic(folder / "scenario.toml", tomli_w.dumps(scenario(layout, run)))
     write_atomic(folder / "model" / "README.md", card(run, numbers[-1]))
     write_report(layout, run, folder)
+
+
+def write_seal(layout: Layout, run: CoordinatorRun, folder: Path) -> None:
+    """Sign the model that an ended run leaves, into `folder`; a run that goes on has none yet.
+
+    Raises `VerificationFailed` where the model is not the one that was signed before.
+    """
+    last = latest_round(run.folder)
+    if last is None or run.state == "running":
+        return
+    head = {name: torch.from_numpy(one) for name, one in last.head.head.items()} if last.head else {}
+    seal = close(layout, run.id, last.number, last.adapter, head)
+    if seal is not None:
+        write_atomic(folder / SEAL_FILE, seal.text() + "\n")
 
 
 def scenario(layout: Layout, run: CoordinatorRun) -> dict[str, Any]:

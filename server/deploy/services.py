@@ -45,6 +45,7 @@ QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
     "RAY_USAGE_STATS_ENABLED": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -100,7 +101,7 @@ def superlink(layout: Layout, port: int) -> Service:
 
 def executor(layout: Layout, port: int) -> Service:
     """Return what starts the ServerApp of each run."""
-    command = [_script("flower-superexec"), "--runtime-api-address", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "server.deploy.warm", "--runtime-api-address", f"127.0.0.1:{port}"]
     command += ["--root-certificates", str(layout.authority), "--superexec-auth-secret-file", str(layout.secret)]
     return Service("executor", tuple(command), environment(layout))
 

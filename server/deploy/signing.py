@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -12,14 +14,17 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from common.errors import UserError, VerificationFailed
+from common.lora import Adapter
 from common.privacy.keys import load_key
-from common.seal import SEAL, Body, Seal, body_of, read_text, sign
+from common.seal import SEAL, Body, Seal, body_of, closing, read_text, sign
 from common.wire import REPLY, TrainAsk, unpack_ask
 from server.deploy.enrolment import names_of_nodes
 from server.deploy.layout import Layout
 
 WRONG_NAME = 100
 """Our own code of an error reply: a node answered in another merchant's name."""
+POLL = 0.5
+"""Seconds between two looks for replies."""
 
 
 class SealedGrid(Grid):
@@ -57,10 +62,18 @@ class SealedGrid(Grid):
         return [in_own_name(one, names) for one in self.inner.pull_messages(message_ids)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Seal and send the messages and return the checked replies."""
-        replies = self.inner.send_and_receive(self._sealed(messages), timeout=timeout)
-        names = names_of_nodes(self.layout)
-        return [in_own_name(one, names) for one in replies]
+        """Seal and send the messages and return the checked replies, all of them or those of `timeout` seconds.
+
+        Flower's own grids look for replies every three seconds, which a round of small shops would mostly wait for.
+        """
+        waiting = set(self.push_messages(messages))
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and time.monotonic() < deadline:
+            replies += (found := self.pull_messages(waiting))
+            waiting -= {one.metadata.reply_to_message_id for one in found}
+            time.sleep(POLL if waiting else 0)
+        return replies
 
     def _sealed(self, messages: Iterable[Message]) -> list[Message]:
         asked = list(messages)
@@ -97,13 +110,45 @@ def seal_of(layout: Layout, ask: TrainAsk) -> Seal:
     chain = read_chain(layout.chain)
     body = body_of(ask, layout.federation, len(chain) + 1)
     for one in reversed(chain):
-        if (one.run, one.round) == (ask.run, ask.round):
+        if (one.run, one.round, one.closes) == (ask.run, ask.round, False):
             if one.ask_digest != body.ask_digest:
                 raise VerificationFailed(
                     f"round {ask.round} of run {ask.run} was sealed with adapter {one.adapter_digest[:16]}… and ask "
                     f"{one.ask_digest[:16]}…, not {body.ask_digest[:16]}…; `fugou coordinator rollback` begins a new run"
                 )
-            return sign(one, [other.digest for other in chain[: one.seq - 1]], load_key(layout.key))
+            return _again(layout, chain, one)
+    return _added(layout, chain, body)
+
+
+def close(layout: Layout, run: str, number: int, adapter: Adapter, head: Adapter) -> Seal | None:
+    """Return the seal of the model that `run` ended with, its round `number`; None for a run that nobody was asked in.
+
+    It is on disk before anybody sees it, and the same model gets the same seal again. Raises `VerificationFailed` for a second
+    model of one round.
+    """
+    chain = read_chain(layout.chain)
+    last = next((one for one in reversed(chain) if one.run == run and not one.closes), None)
+    if last is None:
+        return None
+    body = closing(last, number, adapter, head, len(chain) + 1)
+    for one in reversed(chain):
+        if (one.run, one.round, one.closes) == (run, number, True):
+            if one.adapter_digest != body.adapter_digest:
+                raise VerificationFailed(
+                    f"run {run} was closed at round {number} with model {one.adapter_digest[:16]}…, not "
+                    f"{body.adapter_digest[:16]}…; restore rounds/ from a backup"
+                )
+            return _again(layout, chain, one)
+    return _added(layout, chain, body)
+
+
+def _again(layout: Layout, chain: Sequence[Body], body: Body) -> Seal:
+    """Return the seal of a body that stands in the chain."""
+    return sign(body, [one.digest for one in chain[: body.seq - 1]], load_key(layout.key))
+
+
+def _added(layout: Layout, chain: Sequence[Body], body: Body) -> Seal:
+    """Return the seal of a new body, the chain's last on disk."""
     seal = sign(body, [one.digest for one in chain], load_key(layout.key))
     _append(layout.chain, seal)
     return seal

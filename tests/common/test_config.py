@@ -109,9 +109,15 @@ def test_the_digest_is_the_same_for_the_same_settings_and_differs_for_any_change
         FederationSettings(lora=LoraSettings(targets=("c_proj",))),
         FederationSettings(training=TrainingSettings(seed=8)),
         FederationSettings(training=TrainingSettings(local_rate=1.0000001)),
+        FederationSettings(training=TrainingSettings(wire="int8")),
     ]
     assert len({one.digest() for one in changed}) == len(changed)
     assert from_run_config(OTHER.to_run_config()).digest() == OTHER.digest()
+
+
+def test_the_digest_of_a_run_that_is_lengthened_stays() -> None:
+    short, long = (FederationSettings(training=TrainingSettings(rounds=rounds)) for rounds in (3, 30))
+    assert short.digest() == long.digest()
 
 
 def test_the_digest_does_not_tell_a_default_from_the_same_value_written_out() -> None:

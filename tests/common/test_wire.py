@@ -109,7 +109,7 @@ def test_a_reply_has_no_field_for_counts_losses_or_times() -> None:
 def test_an_ask_has_no_field_for_a_privacy_parameter() -> None:
     assert [field.name for field in fields(TrainAsk)] == [
         "run", "round", "method", "local_rate", "seed", "base_digest", "settings_digest", "scale",
-        "adapter", "residual", "local_optimizer", "adam_floor", "proximal", "head_share", "head",
+        "adapter", "residual", "local_optimizer", "adam_floor", "proximal", "wire", "head_share", "head",
     ]  # fmt: skip
 
 

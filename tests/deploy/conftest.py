@@ -98,5 +98,7 @@ def entries(merchant: Path, kind: str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as base:
+        if not base.execute("SELECT 1 FROM sqlite_master WHERE name = 'entries'").fetchone():
+            return []  # a merchant's first ledger, in the making
         rows = base.execute("SELECT text FROM entries WHERE type = ? ORDER BY seq", (kind,)).fetchall()
     return [json.loads(row[0]) for row in rows]

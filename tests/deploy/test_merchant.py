@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import sys
 from pathlib import Path
 
 import pytest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor.types import ExecutionSpec
 
 from client import node
 from client.config import load_merchant
 from client.trust import COORDINATOR_KEY
-from client.warm import ForkExecutor
 from common.cli import main
 from common.errors import UserError, VerificationFailed
+from common.forks import ForkExecutor
 from server.deploy.enrolment import Enrolled, enroll, invitation, read_merchants, read_node_key, revoke
 from server.deploy.layout import Layout, make_coordinator
 
@@ -201,9 +204,23 @@ def test_an_invitation_holds_no_secret(layout: Layout) -> None:
         assert secret.read_text().split("\n")[1 if secret != layout.secret else 0][:40] not in told
 
 
-def test_the_warm_executor_takes_clientapps_only_and_leaves_no_zombie() -> None:
-    from flwr.supercore.constant import TaskType
-
-    executor = ForkExecutor(1)
-    assert executor.get_eligible_capacity({TaskType.CLIENT_APP, TaskType.SERVER_APP}) == ({TaskType.CLIENT_APP}, set())
+@pytest.mark.parametrize("kind", [TaskType.CLIENT_APP, TaskType.SERVER_APP])
+def test_a_warm_executor_takes_one_kind_of_task_and_leaves_no_zombie(kind: TaskType) -> None:
+    executor = ForkExecutor(kind, lambda _: None)
+    assert executor.get_eligible_capacity({TaskType.CLIENT_APP, TaskType.SERVER_APP}) == ({kind}, set())
     executor.reconcile()
+
+
+@pytest.mark.parametrize(("end", "code"), [(0, 0), (3, 3), ("reason", 1), (None, 1)])
+def test_a_task_is_a_child_of_its_own_and_its_end_is_the_childs(end: object, code: int, tmp_path: Path) -> None:
+    def work(spec: ExecutionSpec) -> None:
+        (tmp_path / spec.token).write_text(str(os.getpid()))
+        if end is None:
+            raise ValueError("a task that fails")
+        raise SystemExit(end)
+
+    spec = ExecutionSpec(TaskType.SERVER_APP, "127.0.0.1:1", "one", True, None, False, None, False, 1)
+    ForkExecutor(TaskType.SERVER_APP, work).launch(spec)
+    pid, status = os.wait()
+    assert (tmp_path / "one").read_text() == str(pid)
+    assert os.waitstatus_to_exitcode(status) == code

@@ -64,6 +64,8 @@ def test_a_reply_survives_the_wire() -> None:
     facts = wire_facts(Wire(layers=2, rank=2, repetitions=1))
     assert facts["digest survives"] == "true"
     assert facts["bytes"] == 2 * 2304 * 2 * 4 + facts["bytes beyond the floats"]
+    assert 2 * 2304 * 2 < facts["int8 bytes"] < facts["bytes"] / 3
+    assert 0 < facts["int8 noise / update"] < 0.03
 
 
 def test_ways_take_turns_and_the_first_turn_is_not_counted() -> None:
