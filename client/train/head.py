@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 from client.train.sampling import Randomness, noisy, poisson
 from client.use.ranking.book import Book, Whole
 from client.use.ranking.features import Doubles, Pairs, pairs
-from client.use.ranking.lists import Mask, next_order
+from client.use.ranking.lists import Mask, next_purchases
 from common.privacy.plan import RoundPlan
 from common.ranking import BUCKETS, PARTS, USUAL_GAP, USUAL_REPEAT, Floats, Part, Texts
 
@@ -119,16 +119,16 @@ def zero_head() -> dict[str, Floats]:
 
 def make_head_data(book: Book, cuts: Sequence[int], until: int, items: int = ITEMS) -> HeadData:
     """Return the head's rows: each cut day asks which items the next order within 30 days held, all before `until`."""
-    past = book.before(until)
+    past, size = book.before(until), max(len(book.shelf), 1)
     cuts_Q, customers_Q, phis, truths = [], [], [], []
     for cut, day in enumerate(cuts):
-        found, truth_UI = pairs(past, day), next_order(past, day)
+        found, (whose_P, which_P) = pairs(past, day), next_purchases(past, day)
         row_R = _first(found, len(book.customers), items)
-        customer_R = found.customer_R[row_R]
+        customer_R, item_R = found.customer_R[row_R], found.item_R[row_R]
         customers_Q.append(customer_R)
         cuts_Q.append(np.full(len(row_R), cut))
         phis.append(found.phi_RF[row_R])
-        truths.append(truth_UI[customer_R, found.item_R[row_R]])
+        truths.append(np.isin(customer_R * size + item_R, whose_P * size + which_P))
     list_Q = np.concatenate(customers_Q) * len(cuts) + np.concatenate(cuts_Q)
     order = np.argsort(list_Q, kind="stable")
     list_L, starts_L = np.unique(list_Q[order], return_index=True)

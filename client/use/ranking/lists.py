@@ -69,13 +69,18 @@ def _best(score_UI: Doubles, k: int) -> tuple[Whole, npt.NDArray[np.bool_]]:
 
 def next_order(book: Book, day: int, days: int = TARGET_DAYS) -> Mask:
     """Return (U, I): what each customer's first order of the `days` from `day` on held."""
+    truth_UI = np.zeros((len(book.customers), len(book.shelf)), dtype=np.bool_)
+    truth_UI[next_purchases(book, day, days)] = True
+    return truth_UI
+
+
+def next_purchases(book: Book, day: int, days: int = TARGET_DAYS) -> tuple[Whole, Whole]:
+    """Return customer and item of every purchase in each customer's first order of the `days` from `day` on."""
     later = book.between(day, day + days)
     first_U = np.full(len(book.customers), 1 << 30)
     np.minimum.at(first_U, later.customer_P, later.day_P)
     now_P = later.day_P == first_U[later.customer_P]
-    truth_UI = np.zeros((len(book.customers), len(book.shelf)), dtype=np.bool_)
-    truth_UI[later.customer_P[now_P], later.item_P[now_P]] = True
-    return truth_UI
+    return later.customer_P[now_P], later.item_P[now_P]
 
 
 @dataclass(frozen=True)
