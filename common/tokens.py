@@ -40,8 +40,8 @@ class Rows:
     voice_BT: Weights | None = None
 
     @property
-    def weights_BT(self) -> Mask | Weights:
-        """How much each id counts in its customer's loss; the mask itself where all count alike."""
+    def weights(self) -> Mask | Weights:
+        """How much each id counts, (B, T), in its customer's loss; the mask itself where all count alike."""
         return self.counts_BT if self.voice_BT is None else self.voice_BT
 
 

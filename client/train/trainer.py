@@ -152,7 +152,7 @@ def microbatches(drawn_B: Whole, size: int) -> Iterator[Whole]:
 def per_customer_gradients(engine: GradSampleModule | FastGradients, rows: Rows, device: str) -> None:
     """Leave (B, *weight) gradients in every trainable parameter's `grad_sample`."""
     ids_BT = torch.from_numpy(rows.ids_BT).to(device)
-    weights_BT = torch.from_numpy(rows.weights_BT).to(device)
+    weights_BT = torch.from_numpy(rows.weights).to(device)
     if isinstance(engine, FastGradients):
         engine.gradients(ids_BT, weights_BT)
         return

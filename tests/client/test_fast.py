@@ -80,7 +80,7 @@ def one_by_one(model: PeftModel, rows: Rows, trained: str = "AB") -> torch.Tenso
     found = []
     for parameter in parameters:
         parameter.requires_grad_(True)
-    for ids, counts in zip(torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.weights_BT), strict=True):
+    for ids, counts in zip(torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.weights), strict=True):
         loss = customer_loss(model(input_ids=ids[None]).logits, ids[None], counts[None]).sum()
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
     return torch.stack(found)

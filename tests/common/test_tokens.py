@@ -83,5 +83,5 @@ def test_one_word_of_an_answer_has_a_louder_voice_than_a_word_of_a_sentence() ->
     assert ids == [1, 5, 6, 1, 7, 8, 1]
     assert voices == [0, 0, LABEL_VOICE, LABEL_VOICE, 0, 1, 1]
     rows = stack([(ids, voices)], 1, 8)
-    assert rows.weights_BT.tolist() == [[*map(float, voices), 0.0]]
+    assert rows.weights.tolist() == [[*map(float, voices), 0.0]]
     assert rows.counts_BT.tolist() == [[*(voice > 0 for voice in voices), False]]
