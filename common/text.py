@@ -86,26 +86,35 @@ MONEY = (2.0, 6.0, 15.0, 40.0)
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its key in settings, its name by language, and its usual weight in a customer's row."""
+    """One task: its key in settings, its name by language, its usual weight in a customer's row, and its voice there.
+
+    The voice is how much one id of its target counts in the customer's loss, a whole number from 1 on, the same for
+    everybody.
+    """
 
     key: str
     zh: str
     en: str
     weight: float
+    voice: int = 1
 
     def name(self, lang: str) -> str:
         """Return the name that examples of this task carry."""
         return self.zh if lang == "zh" else self.en
 
 
+LABEL_VOICE = 4
+"""Voice of a target that is one word: a sentence beside it in the row has some twenty times as many ids, and with a voice
+each they would teach the model to begin a sentence where it should say the word."""
+
 TASKS: Mapping[str, Task] = {
     task.key: task
     for task in (
         Task("repurchase", "复购", "repurchase", 1.0),
-        Task("judgement", "判断", "judgement", 0.0),
+        Task("judgement", "判断", "judgement", 0.0, LABEL_VOICE),
         Task("copy", "文案", "copy", 1.0),
         Task("description", "描述", "description", 0.0),
-        Task("sentiment", "情感", "sentiment", 1.0),
+        Task("sentiment", "情感", "sentiment", 1.0, LABEL_VOICE),
         Task("review", "评价", "review", 1.0),
         Task("reply", "客服", "reply", 1.0),
         Task("profile", "画像", "profile", 0.0),
@@ -113,6 +122,10 @@ TASKS: Mapping[str, Task] = {
     )
 }
 """Weight 0: what a rule or the catalogue says already need not be learned from customers at the price of their budget."""
+
+
+VOICES: Mapping[str, int] = {name: task.voice for task in TASKS.values() for name in (task.zh, task.en)}
+"""The voice of every task by the name that examples carry."""
 
 
 @dataclass(frozen=True)

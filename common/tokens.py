@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from common.text import Example
+from common.text import VOICES, Example
 
 if TYPE_CHECKING:
     from common.model import Base
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Weights = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded rows of ids with the mask of ids that count; shapes (B, T) both."""
+    """Padded rows of ids, the mask of ids that count and the voice of each (none: all alike); shapes (B, T)."""
 
     ids_BT: Ids
     counts_BT: Mask
+    voice_BT: Weights | None = None
+
+    @property
+    def weights(self) -> Mask | Weights:
+        """How much each id counts, (B, T), in its customer's loss; the mask itself where all count alike."""
+        return self.counts_BT if self.voice_BT is None else self.voice_BT
 
 
 def encode_examples(base: Base, examples: Sequence[Example], max_tokens: int) -> list[Encoded]:
@@ -60,21 +67,24 @@ def _fit(task: str, prompt: list[int], target: list[int], room: int) -> Encoded:
     return Encoded(task, (*prompt, *target), (False,) * len(prompt) + (True,) * len(target))
 
 
-def pack(records: Iterable[Encoded], end: int, max_tokens: int) -> tuple[list[int], list[bool]]:
-    """Return one row: `end`, then each record in turn for as long as it still fits into `max_tokens`."""
-    ids, counts = [end], [False]
+def pack(records: Iterable[Encoded], end: int, max_tokens: int) -> tuple[list[int], list[int]]:
+    """Return one row of ids, and the voice of each, 0 where it does not count.
+
+    The row is `end`, then each record in turn for as long as it still fits into `max_tokens`.
+    """
+    ids, voices = [end], [0]
     for record in records:
         if len(ids) + len(record.ids) <= max_tokens:
             ids += record.ids
-            counts += record.counts
-    return ids, counts
+            voices += [VOICES.get(record.task, 1) * counts for counts in record.counts]
+    return ids, voices
 
 
-def stack(rows: Sequence[tuple[list[int], list[bool]]], end: int, max_tokens: int) -> Rows:
+def stack(rows: Sequence[tuple[Sequence[int], Sequence[int]]], end: int, max_tokens: int) -> Rows:
     """Return rows padded on the right with `end` to exactly `max_tokens`: the shape says nothing about who was drawn."""
     ids_BT = np.full((len(rows), max_tokens), end, dtype=np.int64)
-    counts_BT = np.zeros((len(rows), max_tokens), dtype=np.bool_)
-    for row, (ids, counts) in enumerate(rows):
+    voice_BT = np.zeros((len(rows), max_tokens), dtype=np.float32)
+    for row, (ids, voices) in enumerate(rows):
         ids_BT[row, : len(ids)] = ids
-        counts_BT[row, : len(counts)] = counts
-    return Rows(ids_BT, counts_BT)
+        voice_BT[row, : len(voices)] = voices
+    return Rows(ids_BT, voice_BT > 0, voice_BT)

@@ -148,11 +148,14 @@ def study(name: str, output: Path | None, jobs: int, json_: bool) -> None:
     """Run a study: settings varied against each other over several seeds, with intervals; a stopped one goes on.
 
     `recommend` is the one about recommendation on real stores: private federated heads against plain rankers.
+    `sentiment` is the one about real reviews: ten shops together against each alone.
+    `copy` trains shops-zh at a low rate and holds a thousand messages of the shared model against the base's.
 
     Example: fugou study study-methods -o runs/methods
     """
     quiet_libraries()
-    result = recommend(output) if name == "recommend" else sweeps(name, output, jobs)
+    own = {"recommend": recommend, "sentiment": sentiment, "copy": copy}
+    result = own[name](output) if name in own else sweeps(name, output, jobs)
     if json_:
         as_json(result)
 
@@ -162,6 +165,20 @@ def recommend(output: Path | None) -> dict[str, Any]:
     from simulations.recommend import Study, run_recommend
 
     return run_recommend(Study(), output or Path("runs") / "recommend", announce)
+
+
+def sentiment(output: Path | None) -> dict[str, Any]:
+    """Return the result of the study of sentiment."""
+    from simulations.sentiment import Study, run_sentiment
+
+    return run_sentiment(Study(), output or Path("runs") / "sentiment", announce)
+
+
+def copy(output: Path | None) -> dict[str, Any]:
+    """Return the result of the study of messages."""
+    from simulations.messages import Study, run_copy
+
+    return run_copy(Study(), output or Path("runs") / "copy", announce)
 
 
 def sweeps(name: str, output: Path | None, jobs: int) -> dict[str, Any]:

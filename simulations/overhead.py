@@ -144,7 +144,7 @@ def write_rows(run: Run, file: Path) -> None:
             for _ in steps:
                 rows = dataset.rows(poisson(len(dataset), plan.rate, randomness).tolist(), randomness)
                 ids.append(rows.ids_BT)
-                counts.append(rows.counts_BT)
+                counts.append(rows.weights)
     shape = (-1, len(sets), len(steps), *ids[0].shape)
     np.savez(file, ids=np.stack(ids).reshape(shape), counts=np.stack(counts).reshape(shape))
 

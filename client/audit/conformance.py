@@ -127,7 +127,7 @@ def one_by_one(work: Bench, adapter: Adapter, customers: Synthetic) -> Floats:
     found = []
     for one in range(len(customers)):
         rows = customers.rows([one], SecureRandom())
-        ids_BT, counts_BT = torch.from_numpy(rows.ids_BT).to(device), torch.from_numpy(rows.counts_BT).to(device)
+        ids_BT, counts_BT = torch.from_numpy(rows.ids_BT).to(device), torch.from_numpy(rows.weights).to(device)
         loss = customer_loss(work.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum()
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
     return np.asarray(torch.stack(found).double().cpu().numpy())

@@ -163,7 +163,7 @@ class FastGradients:
 
 
 def token_weights(counts_BT: torch.Tensor) -> torch.Tensor:
-    """Return (B, T) weights of the ids in their customer's loss: one over the customer's own ids that count, or zero."""
+    """Return (B, T) weights of the ids in their customer's loss: what each counts over what all her own ids count."""
     counted = counts_BT.clone()
     counted[:, 0] = False
     return counted / counted.sum(1, keepdim=True).clamp(min=1)
@@ -180,7 +180,7 @@ def passes(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Te
         if bound > 1:
             yield torch.arange(customers, device=counts_BT.device), bound
         return
-    ends_B = (counts_BT * torch.arange(1, bound + 1, device=counts_BT.device)).amax(1)
+    ends_B = ((counts_BT > 0) * torch.arange(1, bound + 1, device=counts_BT.device)).amax(1)
     below = 1
     for length in (math.ceil(bound * share) for share in BUCKETS):
         places = ((ends_B > below) & (ends_B <= length)).nonzero()[:, 0]

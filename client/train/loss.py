@@ -10,14 +10,16 @@ import torch.nn.functional as F
 
 
 def token_losses(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-    """Return (B, T-1) negative log-likelihoods in nats of every next id that counts, zero elsewhere."""
+    """Return (B, T-1) negative log-likelihoods in nats of every next id, times how much it counts (false and true: 0, 1)."""
     logits = logits_BTV[:, :-1].float()
     losses = F.cross_entropy(logits.transpose(1, 2), ids_BT[:, 1:], reduction="none")
     return losses * counts_BT[:, 1:].to(losses.dtype)
 
 
 def customer_loss(logits_BTV: torch.Tensor, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-    """Return (B,) mean losses in nats per counted token; row b reads row b only, and a row where nothing counts is zero.
+    """Return (B,) losses in nats, each the mean over the row's ids weighted by how much they count, zero where none does.
+
+    `counts_BT` holds 0 or false where an id does not count and at least 1 where it does. Row b reads row b only.
 
     The sum over rows is what is differentiated: a mean over the batch's tokens would let one customer's length rescale
     everybody else's gradient.

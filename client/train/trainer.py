@@ -152,12 +152,12 @@ def microbatches(drawn_B: Whole, size: int) -> Iterator[Whole]:
 def per_customer_gradients(engine: GradSampleModule | FastGradients, rows: Rows, device: str) -> None:
     """Leave (B, *weight) gradients in every trainable parameter's `grad_sample`."""
     ids_BT = torch.from_numpy(rows.ids_BT).to(device)
-    counts_BT = torch.from_numpy(rows.counts_BT).to(device)
+    weights_BT = torch.from_numpy(rows.weights).to(device)
     if isinstance(engine, FastGradients):
-        engine.gradients(ids_BT, counts_BT)
+        engine.gradients(ids_BT, weights_BT)
         return
     logits_BTV = engine(input_ids=ids_BT).logits
-    customer_loss(logits_BTV, ids_BT, counts_BT).sum().backward()
+    customer_loss(logits_BTV, ids_BT, weights_BT).sum().backward()
 
 
 class CustomerDPOptimizer(DPOptimizer):  # type: ignore[misc]

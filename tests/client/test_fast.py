@@ -80,7 +80,7 @@ def one_by_one(model: PeftModel, rows: Rows, trained: str = "AB") -> torch.Tenso
     found = []
     for parameter in parameters:
         parameter.requires_grad_(True)
-    for ids, counts in zip(torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.counts_BT), strict=True):
+    for ids, counts in zip(torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.weights), strict=True):
         loss = customer_loss(model(input_ids=ids[None]).logits, ids[None], counts[None]).sum()
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
     return torch.stack(found)
@@ -109,6 +109,17 @@ def test_gradients_are_those_of_the_reference_and_of_a_loop_over_customers(
     found = gradients(model, rows, replace(FAST, padding=padding), trained)
     assert apart(found, gradients(model, rows, REFERENCE, trained)) < 1e-5
     assert apart(found, one_by_one(model, rows, trained)) < 1e-5
+
+
+@pytest.mark.parametrize("padding", ["full", "buckets"])
+def test_an_id_with_a_louder_voice_moves_its_customers_gradient_in_every_engine_alike(padding: fast.Padding) -> None:
+    model, plain = carrier(), rows_of()
+    voice_BT = np.where(plain.counts_BT, np.where(plain.ids_BT % 3 == 0, 4, 1), 0).astype(np.float32)
+    rows = replace(plain, voice_BT=voice_BT)
+    found = gradients(model, rows, replace(FAST, padding=padding))
+    assert apart(found, gradients(model, rows, REFERENCE)) < 1e-5
+    assert apart(found, one_by_one(model, rows)) < 1e-5
+    assert apart(found, one_by_one(model, plain)) > 1e-2
 
 
 @pytest.mark.parametrize(

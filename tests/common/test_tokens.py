@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from common.model import Base, load_base
-from common.text import Example
+from common.text import LABEL_VOICE, Example
 from common.tokens import Encoded, encode_examples, pack, stack
 
 SHORT = Example("复购", "【复购】客户:高频｜会买:", "牛奶、面包")
@@ -75,3 +75,13 @@ def test_all_rows_have_one_public_length_and_padding_never_counts(rows: list[tup
     for row, (ids, counts) in enumerate(rows):
         assert stacked.ids_BT[row].tolist() == ids + [9] * (5 - len(ids))
         assert stacked.counts_BT[row].tolist() == counts + [False] * (5 - len(ids))
+
+
+def test_one_word_of_an_answer_has_a_louder_voice_than_a_word_of_a_sentence() -> None:
+    word, sentence = Encoded("情感", (5, 6, 1), (False, True, True)), Encoded("文案", (7, 8, 1), (False, True, True))
+    ids, voices = pack([word, sentence], 1, 16)
+    assert ids == [1, 5, 6, 1, 7, 8, 1]
+    assert voices == [0, 0, LABEL_VOICE, LABEL_VOICE, 0, 1, 1]
+    rows = stack([(ids, voices)], 1, 8)
+    assert rows.weights.tolist() == [[*map(float, voices), 0.0]]
+    assert rows.counts_BT.tolist() == [[*(voice > 0 for voice in voices), False]]
