@@ -304,8 +304,8 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     lines = [
         "# Copy, before and after private training",
         "",
-        f"Scenario `{found['scenario']}` with {words(found['changes']) or 'nothing changed'}, "
-        f"{found['rounds']} rounds, every merchant at epsilon <= {privacy['epsilon']:g} "
+        f"Scenario `{found['scenario']}` with {words(found['changes']) or 'nothing changed'}, {found['rounds']} rounds, "
+        f"every merchant at epsilon <= {privacy['epsilon']:g} "
         f"(delta = {privacy['delta']:g}, unit: {privacy['unit']}, period: {privacy['period']}); {found['outputs']} "
         "held-out campaigns, one message each; 95 % intervals over customers.",
         "",
