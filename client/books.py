@@ -20,6 +20,8 @@ from common.privacy.ledger import Ledger
 
 FILES_EACH = 4
 """What an open ledger holds: the database, its log and index, and its lock."""
+MOST = 64
+"""Ledgers that stay open, 0.14 MiB each: memory is to follow from what is asked, not from how many merchants there are."""
 
 Stamp = tuple[tuple[int, ...], ...]
 
@@ -96,7 +98,7 @@ def kept_open(most: int | None = None) -> Iterator[None]:
 def room() -> int:
     """Return how many ledgers may stay open: a part of the files that this process may open."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(files // (8 * FILES_EACH), 256)
+    return min(files // (8 * FILES_EACH), MOST)
 
 
 @contextmanager

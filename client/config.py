@@ -307,7 +307,7 @@ def _read(file: Path) -> bytes:
         raise UserError(f"{file}: cannot be read: {error.strerror}; check its permissions") from None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _parsed(raw: bytes, file: Path) -> MerchantSettings:
     """Return the settings in the bytes of `file`, paths as written; the same bytes are read once."""
     tree = _tree(raw, file)

@@ -33,8 +33,8 @@ from common.tokens import Encoded, Rows, encode_examples, pack, stack
 
 KEPT_LETTERS = 10_000_000
 """Letters of posed tasks that are kept for the next step, about 50 MB; what is not kept is posed again when drawn."""
-KEPT_IDS = 2_000_000
-"""Ids of examples that are kept for the next step, about 20 MB with what holds them; the others are encoded again."""
+KEPT_IDS = 500_000
+"""Ids of examples that are kept for the next step, about 10 MB with what holds them; the others are encoded again."""
 SEED_WORDS = 4
 USUAL_TRAIN = TrainChoice()
 
@@ -152,7 +152,8 @@ class Dataset:
         table = Condensed(self.base, self.max_tokens, self.max_records, self.choice)
         for place in range(len(self)):
             tasks = self.tasks[place]
-            table.add([_kind(task) for task in tasks], self._encoded(tasks))
+            encoded = encode_examples(self.base, [task.example for task in tasks], self.max_tokens)
+            table.add([_kind(task) for task in tasks], encoded)
             if len(table.ids) > most:
                 return None
         return table

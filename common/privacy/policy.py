@@ -209,7 +209,7 @@ def load_policy(path: Path, *, public_key: Ed25519PublicKey | None = None) -> Si
     return open_signed(raw, signature, signer, str(path))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def open_signed(raw: bytes, signature: bytes, signer: str, name: str = "the policy") -> SignedPolicy:
     """Return the policy in `raw` when `signature` over it is of the key `signer` (hex); the same bytes are read once.
 
