@@ -52,7 +52,7 @@ class LoraSettings(Settings):
     """The shape of the shared adapter."""
 
     targets: tuple[str, ...] = Field(("c_attn",), description="names of the layers that carry an adapter", min_length=1)
-    rank: Annotated[int, Field(ge=1, le=256)] = Field(8, description="rank r of B·A")
+    rank: Annotated[int, Field(ge=1, le=4096)] = Field(8, description="rank r of B·A")
     alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="B·A is scaled by alpha / rank")
 
 

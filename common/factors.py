@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from common.config import LoraSettings
 from common.lora import A_END, B_END, Adapter, difference
 from common.methods import METHODS, chosen, sent
 
@@ -70,6 +71,15 @@ def beside(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]
         more = padded({name: second[name]}, room) if name in second else room
         whole[name] = torch.cat([tensor, more[name]], dim=axis(name))
     return whole
+
+
+def with_residual(
+    adapter: Adapter, residual: Mapping[str, torch.Tensor], lora: LoraSettings
+) -> tuple[Adapter, LoraSettings]:
+    """Return one adapter for the bare base that does what `adapter` does on a base that carries `residual`, and its shape."""
+    whole = beside(adapter, residual) if residual else adapter
+    rank = next(tensor.shape[axis(name)] for name, tensor in whole.items())
+    return whole, lora.model_copy(update={"rank": rank, "alpha": lora.alpha * rank / lora.rank})
 
 
 @dataclass(frozen=True)

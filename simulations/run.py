@@ -18,6 +18,7 @@ from client.config import LEDGER, POLICY
 from client.report.write import write_reports
 from client.round import open_ledger
 from common.errors import UserError
+from common.factors import with_residual
 from common.files import write_atomic
 from common.lora import save
 from common.methods import METHODS
@@ -25,6 +26,7 @@ from common.privacy.keys import load_public_key
 from common.privacy.plan import rounds_left
 from common.privacy.policy import load_policy
 from common.ranking import HEAD_FILE, head_bytes
+from server.aggregation import residual_of
 from server.report import write_federation_report
 from server.rounds import latest_round, roll_back
 from simulations.arms import run_arms
@@ -100,7 +102,8 @@ def finish(run: Run, held: Held, report: Report) -> None:
     last = latest_round(run.folder)
     if last is None:
         raise UserError(f"{run.folder} has no round; start it without --resume")
-    save(last.adapter, run.folder / "model", run.scenario.lora, run.scenario.model.base)
+    adapter, shape = with_residual(last.adapter, residual_of(last.state), run.scenario.lora)
+    save(adapter, run.folder / "model", shape, run.scenario.model.base)
     if last.head:
         write_atomic(run.folder / "model" / HEAD_FILE, head_bytes(last.head.head))
     write_atomic(run.folder / "model" / "README.md", model_card(run, last.number))

@@ -26,16 +26,19 @@ import torch
 
 from common.cli import language
 from common.errors import UserError
+from common.factors import with_residual
 from common.files import cannot_write, write_atomic
+from common.lora import Adapter, save
 from common.ranking import HEAD_FILE
 from common.seal import SEAL_FILE
+from server.aggregation import residual_of
 from server.config import load_coordinator
 from server.deploy.enrolment import read_merchants
 from server.deploy.layout import Layout
 from server.deploy.runs import CoordinatorRun, finished_rounds, records
 from server.deploy.signing import close
 from server.report import write_federation_report
-from server.rounds import METRICS, ROUNDS, figures, latest_round, round_folder
+from server.rounds import METRICS, ROUNDS, SavedRound, figures, load_round, round_folder
 
 PACKAGES = ("flwr", "peft", "torch", "transformers")
 
@@ -50,10 +53,12 @@ def export(layout: Layout, run: CoordinatorRun, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run.folder / ROUNDS, folder / ROUNDS, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
-        shutil.copytree(round_folder(run.folder, numbers[-1]) / "adapter", folder / "model")
+        last = load_round(run.folder, numbers[-1])
+        adapter, shape = with_residual(last.adapter, residual_of(last.state), run.settings.lora)
+        save(adapter, folder / "model", shape, run.settings.model.base)
         if (head := round_folder(run.folder, numbers[-1]) / HEAD_FILE).exists():
             shutil.copyfile(head, folder / "model" / HEAD_FILE)
-        write_seal(layout, run, folder / "model")
+        write_seal(layout, run, last, adapter, folder / "model")
         if layout.chain.exists():
             shutil.copyfile(layout.chain, folder / "chain.jsonl")
     except OSError as error:
@@ -68,16 +73,15 @@ def export(layout: Layout, run: CoordinatorRun, folder: Path) -> None:
     write_report(layout, run, folder)
 
 
-def write_seal(layout: Layout, run: CoordinatorRun, folder: Path) -> None:
+def write_seal(layout: Layout, run: CoordinatorRun, last: SavedRound, adapter: Adapter, folder: Path) -> None:
     """Sign the model that an ended run leaves, into `folder`; a run that goes on has none yet.
 
     Raises `VerificationFailed` where the model is not the one that was signed before.
     """
-    last = latest_round(run.folder)
-    if last is None or run.state == "running":
+    if run.state == "running":
         return
     head = {name: torch.from_numpy(one) for name, one in last.head.head.items()} if last.head else {}
-    seal = close(layout, run.id, last.number, last.adapter, head)
+    seal = close(layout, run.id, last.number, adapter, head)
     if seal is not None:
         write_atomic(folder / SEAL_FILE, seal.text() + "\n")
 

@@ -15,9 +15,14 @@ from safetensors.torch import load_file
 from client.round import own_folder
 from client.train import trainer
 from client.train.sampling import noisy
+from client.use.desk import adapter_shape
+from client.use.evaluate import losses
+from common.lora import bench, load, put
 from common.methods import METHODS
 from server.rounds import latest_round
 from simulations.folder import Run
+from simulations.measure import hold_out, models
+from simulations.merchants import make_world
 from simulations.run import simulate
 from simulations.scenario import load_scenario
 
@@ -110,6 +115,20 @@ def test_a_residual_is_measured_with_the_adapter(tiny_base: str, tmp_path: Path)
     assert last is not None
     assert all(bool((tensor == 0).all()) for name, tensor in last.adapter.items() if name.endswith("lora_B.weight"))
     assert any(name.startswith("residual.") for name in last.state)
+
+
+@pytest.mark.parametrize("method", ["flora", "fedex"])
+def test_the_models_folder_alone_says_what_the_run_measured(method: str, tiny_base: str, tmp_path: Path) -> None:
+    run = run_of(method, tiny_base, tmp_path / "run")
+    held = hold_out(run, make_world(run.scenario))
+    shape = adapter_shape(run.folder / "model")
+    alone = bench(tiny_base, shape)
+    put(alone.model, load(run.folder / "model"))
+    assert shape.rank > run.scenario.lora.rank
+    for name, work in models(run, ROUNDS, held.shops):
+        wanted, found = losses(work, held.shops[name]), losses(alone, held.shops[name])
+        for task in wanted:
+            assert found[task].total == pytest.approx(wanted[task].total, rel=1e-4)
 
 
 def test_merchants_are_drawn_for_a_round_from_the_public_seed(tiny_base: str, tmp_path: Path) -> None:
