@@ -73,7 +73,8 @@ class TrainingSettings(Settings):
     )
     head_share: Annotated[float, Field(ge=0, le=MOST_SHARE)] = Field(
         0.0,
-        description="the recommendation head's part of a step's privacy, which the adapter then lacks; 0: no head is trained",
+        description="the recommendation head's part of a step's privacy, the adapter's noise grows by 1/sqrt(1 - part): "
+        "0.1 for ten merchants or more; 0: no head is trained",
     )
     server_optimizer: ServerOptimizer = Field("sgd", description="what the server does with the mean update")
     server_rate: Annotated[float, Field(gt=0, le=100)] = Field(1.0, description="learning rate of the server")
