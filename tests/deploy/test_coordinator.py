@@ -15,14 +15,16 @@ import torch
 
 from common.bundle import app_files, difference, files_digest, pack, unpack
 from common.cli import main
-from common.config import FederationSettings, LoraSettings
+from common.config import FederationSettings, LoraSettings, TrainingSettings
 from common.errors import Unreachable, UserError
 from common.lora import digest
+from common.text import Example
 from server.config import load_coordinator
 from server.deploy import runs, services
 from server.deploy.app import write_state
 from server.deploy.certificates import SERVER, expiry, make_server_certificate, renew
 from server.deploy.layout import Layout, hosts, make_coordinator
+from server.reference import REFERENCE, read_reference, write_reference
 from server.rounds import SavedRound, save_round
 
 
@@ -207,6 +209,19 @@ def test_going_back_adds_a_round_that_is_the_earlier_one_again(layout: Layout) -
     assert runs.records(run.folder)[4]["set_aside"] == [2, 3]
     with pytest.raises(UserError, match="round 7 cannot be gone back to"):
         runs.roll_back(layout, 7)
+
+
+def test_a_run_keeps_the_examples_it_began_with_and_is_not_begun_without_them(layout: Layout) -> None:
+    settings = FederationSettings(training=TrainingSettings(reference=True))
+    before = sorted(layout.runs.glob("*"))
+    with pytest.raises(UserError, match=r"reference\.jsonl is missing; training\.reference needs examples of your own"):
+        runs.begin(layout, 2, settings=settings)
+    assert sorted(layout.runs.glob("*")) == before
+    mine = [Example("", "商品：绿茶\n文案：", "绿茶到货了")]
+    write_reference(mine, layout.root / REFERENCE)
+    run = runs.begin(layout, 2, settings=settings)
+    (layout.root / REFERENCE).unlink()
+    assert read_reference(run.folder / REFERENCE) == mine
 
 
 def test_a_run_whose_process_is_gone_is_killed_and_one_that_runs_is_left_alone(layout: Layout) -> None:

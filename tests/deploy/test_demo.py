@@ -22,7 +22,7 @@ def files_of(folder: Path) -> set[str]:
 
 def test_three_merchants_on_real_nodes_leave_the_run_folder_of_a_simulation(tmp_path: Path, tiny_base: str) -> None:
     needs_nginx()
-    scenario = small(tiny_base, **{"scenario.merchants": 3, "training.rounds": 2})
+    scenario = small(tiny_base, **{"scenario.merchants": 3, "training.rounds": 2, "training.reference": True})
     deployed = scenario.model_copy(update={"engine": scenario.engine.model_copy(update={"name": "deployment"})})
     run = simulate(deployed, tmp_path / "deployed", resume=False, report=lambda _: None)
     twin = simulate(scenario, tmp_path / "inline", resume=False, report=lambda _: None)
