@@ -59,7 +59,7 @@ def _unlike_numbers(one: torch.Tensor) -> torch.Tensor:
 
 
 def _shape(content: RecordDict) -> RecordDict:
-    return _with(content, lambda update: {name: one[..., :1].clone() for name, one in update.items()})
+    return _with(content, lambda update: {name: one[1:].clone() for name, one in update.items()})
 
 
 def _bytes(data: Callable[[tuple[int, ...]], tuple[tuple[int, ...], bytes]]) -> Spoil:
