@@ -137,11 +137,12 @@ def test_a_killed_training_process_costs_its_charge_and_a_killed_node_comes_back
 
     thread = threading.Thread(target=hunt)
     thread.start()
-    run = shared.lead("killed", rounds=2, timeout=200.0, wait=180.0)
+    run = shared.lead("killed", rounds=3, timeout=200.0, wait=180.0)
     thread.join()
     assert len(killed) == 1
     assert sorted(statuses(run, 1)) == ["done", "failed"]
-    assert statuses(run, 2) == ["done", "done"]
+    assert sorted(statuses(run, 2)) in (["done", "done"], ["done", "late"])  # asked before the node was back, or after
+    assert statuses(run, 3) == ["done", "done"]
     assert len(entries(folder, "BURN")) == 1
     assert restarts_of(other) > restarts
 
