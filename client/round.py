@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -82,7 +81,7 @@ def take_part(content: object, folder: Path) -> TrainReply:
         number = ask.round
         return _train(ask, extra, settings)
     except Exception as error:
-        foreseen = isinstance(error, (FugouError, OSError, sqlite3.Error))  # the last: the ledger's disk is full
+        foreseen = isinstance(error, (FugouError, OSError))
         log.error("%s failed in round %d: %s", merchant, number, error, exc_info=not foreseen)
         return TrainReply("failed", merchant, number)
 

@@ -88,7 +88,7 @@ class AdapterStrategy(Strategy):
     ) -> None:
         self.settings, self.run_id, self.folder, self.base_name = settings, run_id, folder, base
         self.direction = direction
-        self.agreements = agreements(folder, start.number)
+        self.agreements = agreements(folder, start.number) if direction else {}
         self.current = start
         self.rule = RULES[settings.training.method]
         self.rule.check(settings.training.server_optimizer == "sgd")

@@ -613,7 +613,10 @@ class Ledger:
     def _begin(self, signed: SignedPolicy) -> None:
         detail = {"key": public_hex(self._key.public_key()), "format": "fugou-ledger-v1"}
         with self._mutex, self._exclusive():
-            self._base.executescript(_SCHEMA)
+            try:
+                self._base.executescript(_SCHEMA)
+            except sqlite3.Error as error:
+                raise self._disk_error(error) from error
         with self._writing("create"):
             if self._book.seq >= 0:
                 raise UserError(f"{self.path} exists; open it, or choose another folder")

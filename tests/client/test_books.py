@@ -182,7 +182,8 @@ def test_a_ledger_that_is_gone_is_not_kept(shop: Opener) -> None:
 # --- what reaches the disk ---
 
 
-def test_a_kept_ledger_waits_for_the_disk_less_often(shop: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+def anchors_on_disk(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return a list to which every content of the anchor is added from now on, once it is on the disk."""
     synced: list[bytes] = []
     honest = os.fdatasync
 
@@ -191,6 +192,11 @@ def test_a_kept_ledger_waits_for_the_disk_less_often(shop: Opener, monkeypatch: 
         synced.append(os.pread(handle, 512, 0))
 
     monkeypatch.setattr(os, "fdatasync", watched)
+    return synced
+
+
+def test_a_kept_ledger_waits_for_the_disk_less_often(shop: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = anchors_on_disk(monkeypatch)
     with kept_open():
         shop.spend(1)
         before = len(synced)
@@ -201,21 +207,14 @@ def test_a_kept_ledger_waits_for_the_disk_less_often(shop: Opener, monkeypatch: 
 def test_a_power_cut_that_takes_the_last_line_of_the_anchor_loses_no_charge(
     shop: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[bytes] = [b""]
-    honest = os.fdatasync
-
-    def watched(handle: int) -> None:
-        honest(handle)
-        synced[0] = os.pread(handle, 512, 0)
-
-    monkeypatch.setattr(os, "fdatasync", watched)
+    synced = anchors_on_disk(monkeypatch)
     with kept_open():
         shop.spend(1)
         with ledger_of(shop.folder, shop) as ledger:
             ledger.reserve(plan_round(ledger.policy, "autumn", 2, "adapter")).touch()
-            assert (shop.folder / "ledger.anchor").read_bytes() != synced[0]
+            assert (shop.folder / "ledger.anchor").read_bytes() != synced[-1]
             shutil.copytree(shop.folder, tmp_path / "after")
-    (tmp_path / "after" / "ledger.anchor").write_bytes(synced[0])
+    (tmp_path / "after" / "ledger.anchor").write_bytes(synced[-1])
     with Ledger.open(tmp_path / "after" / LEDGER, load_key(shop.folder / LEDGER_KEY)) as again:
         assert len(again.charges()) == 2
 
@@ -223,23 +222,16 @@ def test_a_power_cut_that_takes_the_last_line_of_the_anchor_loses_no_charge(
 def test_an_older_database_is_found_out_by_the_line_that_did_reach_the_disk(
     shop: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced: list[bytes] = [b""]
-    honest = os.fdatasync
-
-    def watched(handle: int) -> None:
-        honest(handle)
-        synced[0] = os.pread(handle, 512, 0)
-
     shop.spend(1)
     shutil.copy(shop.folder / LEDGER, tmp_path / "old.db")
-    monkeypatch.setattr(os, "fdatasync", watched)
+    synced = anchors_on_disk(monkeypatch)
     with kept_open():
         shop.spend(2)
         with ledger_of(shop.folder, shop) as ledger:
             ledger.reserve(plan_round(ledger.policy, "autumn", 3, "adapter")).touch()
     (tmp_path / "cut").mkdir()
     shutil.copy(tmp_path / "old.db", tmp_path / "cut" / LEDGER)
-    (tmp_path / "cut" / "ledger.anchor").write_bytes(synced[0])
+    (tmp_path / "cut" / "ledger.anchor").write_bytes(synced[-1])
     key = load_key(shop.folder / LEDGER_KEY)
     span = Ledger.lost_span(tmp_path / "cut" / LEDGER, key)
     assert span is not None

@@ -34,10 +34,9 @@ from common.privacy.policy import Policy, read_policy, sign_policy, write_policy
 from common.wire import ASK, REPLY, TrainAsk, TrainReply
 from server.rounds import read_record
 from simulations.folder import Run
-from simulations.merchants import open_shop
 from simulations.run import SUMMARY, simulate
 from simulations.scenario import Scenario, load_scenario
-from simulations.world import make_shops
+from tests.simulations.conftest import opened
 
 ROUNDS, ALLOWED, POOR = 5, 2, 1
 """The run's rounds, the rounds of the merchant with the small budget, and which merchant that is."""
@@ -167,18 +166,7 @@ def test_its_summary_and_the_report_show_the_refusals(run: Run) -> None:
 @pytest.fixture(scope="module")
 def model_shop(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
     """One merchant's folder with whole tables."""
-    scenario = small(tiny_base)
-    folder = tmp_path_factory.mktemp("shop") / "tea-1"
-    digest = bench(tiny_base, scenario.lora).base.digest
-    scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": digest})})
-    open_shop(scenario, replace(make_shops(1, 10, 7, weeks=20)[0], id="tea-1"), folder)
-    return folder
-
-
-@pytest.fixture
-def shop(model_shop: Path, tmp_path: Path) -> Path:
-    """A merchant whose tables can be read."""
-    return shutil.copytree(model_shop, tmp_path / "tea-1")
+    return opened(small(tiny_base), tmp_path_factory.mktemp("shop") / "tea-1")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -35,10 +34,9 @@ from common.ranking import HEAD_FILE, PARTS, read_head
 from common.tokens import Rows
 from common.wire import TrainAsk, TrainReply, parted, prefixed, unpack_ask, unpack_reply
 from server.rounds import load_round, read_record
-from simulations.merchants import open_shop
 from simulations.run import simulate
 from simulations.scenario import Scenario, load_scenario
-from simulations.world import make_shops
+from tests.simulations.conftest import opened
 
 SHARE = 0.4
 
@@ -67,27 +65,7 @@ def small(base: str, **changes: Any) -> Scenario:
 
 @pytest.fixture(scope="module")
 def model_shop(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
-    scenario = small(tiny_base)
-    folder = tmp_path_factory.mktemp("shop") / "tea-1"
-    digest = bench(tiny_base, scenario.lora).base.digest
-    scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": digest})})
-    open_shop(scenario, replace(make_shops(1, 10, 7, weeks=20)[0], id="tea-1"), folder)
-    return folder
-
-
-@pytest.fixture
-def shop(model_shop: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model_shop, tmp_path / "tea-1"))
-
-
-@pytest.fixture
-def empty(shop: Path) -> Path:
-    """The same shop before its first row: what it releases is noise alone."""
-    path = shop / "merchant.toml"
-    text, changed = re.subn(r"(?m)^until = .*$", "until = 2000-01-01", path.read_text("utf-8"))
-    assert changed == 1
-    path.write_text(text, "utf-8")
-    return shop
+    return opened(small(tiny_base), tmp_path_factory.mktemp("shop") / "tea-1")
 
 
 @pytest.fixture

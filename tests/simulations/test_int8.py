@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,10 +25,9 @@ from common.privacy.policy import read_policy
 from common.wire import ARRAYS, TrainAsk, TrainReply, unpack_reply
 from server.rounds import latest_round, read_record
 from simulations.attacks import ATTACKS
-from simulations.merchants import open_shop
 from simulations.run import train
 from simulations.scenario import Scenario, load_scenario
-from simulations.world import make_shops
+from tests.simulations.conftest import opened
 
 
 def small(base: str, **changes: Any) -> Scenario:
@@ -54,32 +52,9 @@ def small(base: str, **changes: Any) -> Scenario:
     return load_scenario("shops-zh", told | changes)
 
 
-def opened(scenario: Scenario, folder: Path) -> Path:
-    """Return the folder of one shop of the scenario."""
-    digest = bench(scenario.model.base, scenario.lora).base.digest
-    scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": digest})})
-    open_shop(scenario, replace(make_shops(1, 8, 7, weeks=20)[0], id=folder.name), folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model_shop(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path:
     return opened(small(tiny_base), tmp_path_factory.mktemp("shop") / "tea-1")
-
-
-@pytest.fixture
-def shop(model_shop: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(model_shop, tmp_path / "tea-1"))
-
-
-@pytest.fixture
-def empty(shop: Path) -> Path:
-    """The same shop before its first row: what it releases is noise alone."""
-    path = shop / "merchant.toml"
-    text, changed = re.subn(r"(?m)^until = .*$", "until = 2000-01-01", path.read_text("utf-8"))
-    assert changed == 1
-    path.write_text(text, "utf-8")
-    return shop
 
 
 @pytest.fixture

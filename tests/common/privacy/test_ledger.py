@@ -554,6 +554,23 @@ def test_a_full_disk_leaves_the_reservation_as_it_was(shop: Shop) -> None:
     assert shop.verify().ok
 
 
+def test_a_disk_that_is_full_before_the_ledger_is_made_is_one_line_and_it_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, honest = create_key(tmp_path / "key"), ledger._connect
+
+    def in_one_page(path: Path) -> sqlite3.Connection:
+        base = honest(path)
+        base.execute("PRAGMA max_page_count = 1")
+        return base
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_connect", in_one_page)
+        with pytest.raises(UserError, match=r"cannot write .*full; free space"):
+            Ledger.create(tmp_path / "shop", signed(), key)
+    Ledger.create(tmp_path / "shop", signed(), key).close()
+
+
 # --- tampering ---
 
 

@@ -1,0 +1,40 @@
+"""One simulated merchant's folder, for tests that ask it by hand."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.lora import bench
+from simulations.merchants import open_shop
+from simulations.scenario import Scenario
+from simulations.world import make_shops
+
+
+def opened(scenario: Scenario, folder: Path) -> Path:
+    """Return the folder of one shop of the scenario, named as the shop is to be."""
+    digest = bench(scenario.model.base, scenario.lora).base.digest
+    scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": digest})})
+    world = scenario.world
+    open_shop(scenario, replace(make_shops(1, world.customers, 7, weeks=world.weeks)[0], id=folder.name), folder)
+    return folder
+
+
+@pytest.fixture
+def shop(model_shop: Path, tmp_path: Path) -> Path:
+    """A copy of the module's `model_shop`, for one test to spend."""
+    return Path(shutil.copytree(model_shop, tmp_path / "tea-1"))
+
+
+@pytest.fixture
+def empty(shop: Path) -> Path:
+    """The same shop before its first row: what it releases is noise alone."""
+    path = shop / "merchant.toml"
+    text, changed = re.subn(r"(?m)^until = .*$", "until = 2000-01-01", path.read_text("utf-8"))
+    assert changed == 1
+    path.write_text(text, "utf-8")
+    return shop
