@@ -25,16 +25,16 @@ def opened(scenario: Scenario, folder: Path) -> Path:
 
 
 @pytest.fixture
-def shop(model_shop: Path, tmp_path: Path) -> Path:
+def shop_folder(model_shop: Path, tmp_path: Path) -> Path:
     """A copy of the module's `model_shop`, for one test to spend."""
     return Path(shutil.copytree(model_shop, tmp_path / "tea-1"))
 
 
 @pytest.fixture
-def empty(shop: Path) -> Path:
+def empty(shop_folder: Path) -> Path:
     """The same shop before its first row: what it releases is noise alone."""
-    path = shop / "merchant.toml"
+    path = shop_folder / "merchant.toml"
     text, changed = re.subn(r"(?m)^until = .*$", "until = 2000-01-01", path.read_text("utf-8"))
     assert changed == 1
     path.write_text(text, "utf-8")
-    return shop
+    return shop_folder

@@ -170,10 +170,10 @@ def model_shop(tmp_path_factory: pytest.TempPathFactory, tiny_base: str) -> Path
 
 
 @pytest.fixture
-def closed(shop: Path) -> Path:
+def closed(shop_folder: Path) -> Path:
     """A merchant whose tables nobody can read: whoever tries fails, after the charge was reserved."""
-    spoil(shop)
-    return shop
+    spoil(shop_folder)
+    return shop_folder
 
 
 @pytest.fixture
@@ -198,11 +198,11 @@ def turned_away(content: RecordDict, folder: Path) -> TrainReply:
     return reply
 
 
-def test_the_ask_itself_is_answered(shop: Path, ask: TrainAsk) -> None:
-    reply = take_part(ask.pack(), shop)
+def test_the_ask_itself_is_answered(shop_folder: Path, ask: TrainAsk) -> None:
+    reply = take_part(ask.pack(), shop_folder)
     assert reply.status == "done"
-    assert reply.charge["sigma"] == read_policy(shop / POLICY).sigma_min
-    assert counts(shop) == {"GENESIS": 1, "POLICY": 1, "RESERVE": 1, "RELEASE": 1}
+    assert reply.charge["sigma"] == read_policy(shop_folder / POLICY).sigma_min
+    assert counts(shop_folder) == {"GENESIS": 1, "POLICY": 1, "RESERVE": 1, "RELEASE": 1}
 
 
 def test_a_closed_shop_fails_after_its_charge_so_reading_cannot_go_unseen(closed: Path, ask: TrainAsk) -> None:
@@ -246,14 +246,14 @@ def test_an_examination_that_passes_over_extras_would_be_seen(
         turned_away(content, closed)
 
 
-def test_a_run_configuration_cannot_change_what_is_charged(shop: Path, ask: TrainAsk) -> None:
+def test_a_run_configuration_cannot_change_what_is_charged(shop_folder: Path, ask: TrainAsk) -> None:
     override = {"sigma": 0.1, "privacy.sigma": 0.1, "steps": 1000, "rate": 1.0}
-    context = Context(1, 1, {MERCHANT_DIR: str(shop)}, RecordDict(), dict(override))
+    context = Context(1, 1, {MERCHANT_DIR: str(shop_folder)}, RecordDict(), dict(override))
     answered = client_app(Message(ask.pack(), 1, MessageType.TRAIN), context).content.config_records[REPLY]
-    policy = read_policy(shop / POLICY)
+    policy = read_policy(shop_folder / POLICY)
     booked = [answered[f"charge.{key}"] for key in ("sigma", "rate", "steps")]
     assert booked == [policy.sigma_min, policy.rate, policy.steps]
-    assert read(shop / LEDGER).spent == [planned_charge(policy)]
+    assert read(shop_folder / LEDGER).spent == [planned_charge(policy)]
 
 
 @pytest.mark.parametrize("key", ["sigma", "noise", "privacy.sigma", "privacy.noise_multiplier", "training.sigma"])
@@ -382,16 +382,16 @@ def test_a_budget_that_is_not_counted_would_be_seen(
 # --- failures look alike ---
 
 
-def failing(how: str, shop: Path, ask: TrainAsk) -> RecordDict:
+def failing(how: str, shop_folder: Path, ask: TrainAsk) -> RecordDict:
     """Return the packed reply to a round that fails in one of three ways."""
     if how == "unreadable table":
-        spoil(shop)
+        spoil(shop_folder)
     elif how == "exception in training":
-        text = (shop / "merchant.toml").read_text("utf-8")
-        (shop / "merchant.toml").write_text(text.replace("[train]", '[train]\ndevice = "cuda:99"'), "utf-8")
+        text = (shop_folder / "merchant.toml").read_text("utf-8")
+        (shop_folder / "merchant.toml").write_text(text.replace("[train]", '[train]\ndevice = "cuda:99"'), "utf-8")
     else:
         ask = trap(ask, float("nan"))
-    return reply_of(ask.pack(), shop)
+    return reply_of(ask.pack(), shop_folder)
 
 
 def told_by(content: RecordDict) -> dict[str, object]:
@@ -404,37 +404,37 @@ def told_by(content: RecordDict) -> dict[str, object]:
 HOW = ("exception in training", "unreadable table", "NaN adapter")
 
 
-def failures(shop: Path, ask: TrainAsk) -> list[dict[str, object]]:
+def failures(shop_folder: Path, ask: TrainAsk) -> list[dict[str, object]]:
     """Return what the replies to all three failures say."""
     return [
-        told_by(failing(how, shutil.copytree(shop, shop.parent / f"shop-{place}"), ask))
+        told_by(failing(how, shutil.copytree(shop_folder, shop_folder.parent / f"shop-{place}"), ask))
         for place, how in enumerate(HOW)
     ]
 
 
-def test_all_failures_look_alike(shop: Path, ask: TrainAsk) -> None:
-    first, *others = failures(shop, ask)
+def test_all_failures_look_alike(shop_folder: Path, ask: TrainAsk) -> None:
+    first, *others = failures(shop_folder, ask)
     assert (first["status"], first["reason"], first["arrays"]) == ("failed", "", {})
     assert others == [first, first]
 
 
 def test_a_failure_that_told_its_reason_would_be_seen(
-    shop: Path, ask: TrainAsk, monkeypatch: pytest.MonkeyPatch
+    shop_folder: Path, ask: TrainAsk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def talkative(status: Any, *words: Any, **more: Any) -> TrainReply:
         return TrainReply(status, *words, **more | ({"reason": str(sys.exc_info()[1])} if status == "failed" else {}))
 
     monkeypatch.setattr(rounds, "TrainReply", talkative)
-    first, *others = failures(shop, ask)
+    first, *others = failures(shop_folder, ask)
     assert others != [first, first]
 
 
 # --- one customer more ---
 
 
-def with_customers(shop: Path, number: int) -> Path:
+def with_customers(shop_folder: Path, number: int) -> Path:
     """Return a copy of the shop with the rows of its first so many customers; they are called c0001, c0002 …"""
-    folder = shutil.copytree(shop, shop.parent / f"{number}" / shop.name)
+    folder = shutil.copytree(shop_folder, shop_folder.parent / f"{number}" / shop_folder.name)
     for table in (folder / f"{name}.csv" for name in ("orders", "reviews", "dialogs", "campaigns")):
         with table.open(encoding="utf-8", newline="") as file:
             head, *rows = csv.reader(file)
@@ -444,21 +444,21 @@ def with_customers(shop: Path, number: int) -> Path:
     return folder
 
 
-def sizes(shop: Path, ask: TrainAsk) -> tuple[int, int]:
+def sizes(shop_folder: Path, ask: TrainAsk) -> tuple[int, int]:
     """Return the bytes of the reply of a shop with nine customers and of the same shop with a tenth."""
-    replies = [reply_of(ask.pack(), with_customers(shop, number)) for number in (9, 10)]
+    replies = [reply_of(ask.pack(), with_customers(shop_folder, number)) for number in (9, 10)]
     assert [reply.config_records[REPLY]["status"] for reply in replies] == ["done", "done"]
     one, other = (len(recorddict_to_proto(reply).SerializeToString()) for reply in replies)
     return one, other
 
 
-def test_a_reply_is_as_long_with_one_customer_more(shop: Path, ask: TrainAsk) -> None:
-    one, other = sizes(shop, ask)
+def test_a_reply_is_as_long_with_one_customer_more(shop_folder: Path, ask: TrainAsk) -> None:
+    one, other = sizes(shop_folder, ask)
     assert one == other
 
 
 def test_a_reply_that_counted_its_customers_would_be_seen(
-    shop: Path, ask: TrainAsk, monkeypatch: pytest.MonkeyPatch
+    shop_folder: Path, ask: TrainAsk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = rounds._train
 
@@ -468,5 +468,5 @@ def test_a_reply_that_counted_its_customers_would_be_seen(
         return replace(honest(said, extra, settings), reason=f"{count} customers")
 
     monkeypatch.setattr(rounds, "_train", counting)
-    one, other = sizes(shop, ask)
+    one, other = sizes(shop_folder, ask)
     assert one != other

@@ -109,9 +109,9 @@ def test_head_and_adapter_together_carry_the_noise_that_the_ledger_books(empty: 
     assert multiplier(replies, policy, ask.local_rate) == pytest.approx(policy.sigma_min, rel=0.06)
 
 
-def test_the_charge_is_the_same_with_and_without_a_head(shop: Path, ask: TrainAsk, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(shop, tmp_path / "other" / "tea-1"))
-    with_head = take_part(ask.pack(), shop)
+def test_the_charge_is_the_same_with_and_without_a_head(shop_folder: Path, ask: TrainAsk, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(shop_folder, tmp_path / "other" / "tea-1"))
+    with_head = take_part(ask.pack(), shop_folder)
     without = take_part(replace(ask, head={}, head_share=0.0).pack(), other)
     assert (with_head.status, without.status) == ("done", "done")
     assert with_head.charge == without.charge
@@ -145,8 +145,8 @@ def test_the_head_sees_the_very_customers_that_the_adapter_sees(work: Bench) -> 
     put(work.model, initial(work.model, 7))
 
 
-def test_the_heads_rows_are_of_the_same_customers_in_the_same_order(shop: Path, tiny_base: str) -> None:
-    settings, policy = load_merchant(shop), read_policy(shop / POLICY)
+def test_the_heads_rows_are_of_the_same_customers_in_the_same_order(shop_folder: Path, tiny_base: str) -> None:
+    settings, policy = load_merchant(shop_folder), read_policy(shop_folder / POLICY)
     base = bench(tiny_base, small(tiny_base).lora).base
     tasks, rows = dataset(settings, base, policy), head_data(settings, base, policy)
     assert len(rows) == len(tasks) == 10
@@ -167,8 +167,8 @@ def test_the_heads_rows_are_of_the_same_customers_in_the_same_order(shop: Path, 
     assert len(set(posed)) > 3
 
 
-def test_an_order_of_something_that_nobody_lists_moves_no_other_customers_gradient(shop: Path) -> None:
-    found = read_shop(load_merchant(shop))
+def test_an_order_of_something_that_nobody_lists_moves_no_other_customers_gradient(shop_folder: Path) -> None:
+    found = read_shop(load_merchant(shop_folder))
     products = {one.item_id: one for one in found.products}
     first = gather(found)
     last = max(row.order_time for row in found.orders)
@@ -190,8 +190,8 @@ def test_an_order_of_something_that_nobody_lists_moves_no_other_customers_gradie
 # --- what is asked for and what is released ---
 
 
-def test_a_reply_with_a_head_comes_back_and_is_resent_as_it_was_released(shop: Path, ask: TrainAsk) -> None:
-    first, again = take_part(ask.pack(), shop), take_part(ask.pack(), shop)
+def test_a_reply_with_a_head_comes_back_and_is_resent_as_it_was_released(shop_folder: Path, ask: TrainAsk) -> None:
+    first, again = take_part(ask.pack(), shop_folder), take_part(ask.pack(), shop_folder)
     assert first.update_digest == again.update_digest
     shapes = {name: tuple(tensor.shape) for name, tensor in first.update.items()}
     reply = unpack_reply(first.pack(), shapes)
@@ -199,7 +199,7 @@ def test_a_reply_with_a_head_comes_back_and_is_resent_as_it_was_released(shop: P
     assert set(adapter) == set(ask.adapter)
     assert {name: tuple(one.shape) for name, one in head.items()} == {name: part.shape for name, part in PARTS.items()}
     assert all(bool(one.any()) for one in head.values())
-    assert read(shop / LEDGER).counts["RELEASE"] == 1
+    assert read(shop_folder / LEDGER).counts["RELEASE"] == 1
 
 
 def test_the_head_is_in_the_asks_digest_and_survives_the_wire(ask: TrainAsk) -> None:
@@ -224,12 +224,14 @@ WRONG: dict[str, Callable[[TrainAsk], TrainAsk]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_head_that_is_not_as_agreed_is_refused_and_nothing_charged(shop: Path, ask: TrainAsk, name: str) -> None:
-    reply = take_part(WRONG[name](ask).pack(), shop)
+def test_a_head_that_is_not_as_agreed_is_refused_and_nothing_charged(
+    shop_folder: Path, ask: TrainAsk, name: str
+) -> None:
+    reply = take_part(WRONG[name](ask).pack(), shop_folder)
     assert reply.status == "refused"
     assert "head" in reply.reason or "norm" in reply.reason
     assert "\n" not in reply.reason
-    assert read(shop / LEDGER).counts == {"GENESIS": 1, "POLICY": 1, "REFUSE": 1}
+    assert read(shop_folder / LEDGER).counts == {"GENESIS": 1, "POLICY": 1, "REFUSE": 1}
 
 
 # --- a federation ---

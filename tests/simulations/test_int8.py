@@ -93,8 +93,8 @@ def test_codes_made_before_the_noise_would_be_seen(empty: Path, ask: TrainAsk, m
     assert found < 0.01 * expected
 
 
-def test_every_number_sent_is_a_byte_and_the_largest_takes_the_last_level(shop: Path, ask: TrainAsk) -> None:
-    content = take_part(ask.pack(), shop).pack()
+def test_every_number_sent_is_a_byte_and_the_largest_takes_the_last_level(shop_folder: Path, ask: TrainAsk) -> None:
+    content = take_part(ask.pack(), shop_folder).pack()
     arrays = {name: array.numpy() for name, array in content.array_records[ARRAYS].items()}
     scales = arrays.pop(SCALES)
     assert (scales > 0).all()
@@ -103,18 +103,18 @@ def test_every_number_sent_is_a_byte_and_the_largest_takes_the_last_level(shop: 
         assert abs(codes.astype(int)).max() == LEVELS
 
 
-def test_the_charge_is_the_same_in_both_forms(shop: Path, ask: TrainAsk, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(shop, tmp_path / "other" / "tea-1"))
-    one, two = take_part(ask.pack(), shop), take_part(replace(ask, wire="fp32").pack(), other)
+def test_the_charge_is_the_same_in_both_forms(shop_folder: Path, ask: TrainAsk, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(shop_folder, tmp_path / "other" / "tea-1"))
+    one, two = take_part(ask.pack(), shop_folder), take_part(replace(ask, wire="fp32").pack(), other)
     assert (one.status, two.status) == ("done", "done")
     assert one.charge == two.charge
 
 
-def test_a_round_asked_again_is_answered_with_the_same_codes_and_charged_once(shop: Path, ask: TrainAsk) -> None:
-    one, two = take_part(ask.pack(), shop), take_part(ask.pack(), shop)
+def test_a_round_asked_again_is_answered_with_the_same_codes_and_charged_once(shop_folder: Path, ask: TrainAsk) -> None:
+    one, two = take_part(ask.pack(), shop_folder), take_part(ask.pack(), shop_folder)
     assert one.update_digest == two.update_digest != ""
     assert all(torch.equal(one.update[name], two.update[name]) for name in one.update)
-    assert read(shop / LEDGER).counts["RESERVE"] == 1
+    assert read(shop_folder / LEDGER).counts["RESERVE"] == 1
 
 
 def test_without_noise_int8_is_the_code_of_exactly_what_fp32_sends(
@@ -128,10 +128,10 @@ def test_without_noise_int8_is_the_code_of_exactly_what_fp32_sends(
     assert all(torch.equal(coded.update[name], expected[name]) for name in expected)
 
 
-def test_a_form_that_nobody_knows_is_refused_and_not_charged(shop: Path, ask: TrainAsk) -> None:
-    reply = take_part(replace(ask, wire="int4").pack(), shop)
+def test_a_form_that_nobody_knows_is_refused_and_not_charged(shop_folder: Path, ask: TrainAsk) -> None:
+    reply = take_part(replace(ask, wire="int4").pack(), shop_folder)
     assert (reply.status, reply.reason) == ("refused", "wire = 'int4' is none of fp32, int8")
-    assert "RESERVE" not in read(shop / LEDGER).counts
+    assert "RESERVE" not in read(shop_folder / LEDGER).counts
 
 
 # --- whole runs ---
@@ -187,8 +187,8 @@ def hostile(kind: str, reply: TrainReply) -> RecordDict:
     return ATTACKS[kind](reply.pack())
 
 
-def test_what_a_hostile_shop_does_to_codes_is_refused_or_is_what_it_says(shop: Path, ask: TrainAsk) -> None:
-    reply = take_part(ask.pack(), shop)
+def test_what_a_hostile_shop_does_to_codes_is_refused_or_is_what_it_says(shop_folder: Path, ask: TrainAsk) -> None:
+    reply = take_part(ask.pack(), shop_folder)
     honest = decode(reply.update)
     shapes = {name: tuple(one.shape) for name, one in honest.items()}
     for kind, factor in (("scale", 100.0), ("flip", -1.0)):
@@ -201,8 +201,8 @@ def test_what_a_hostile_shop_does_to_codes_is_refused_or_is_what_it_says(shop: P
 
 
 @pytest.mark.parametrize(("sent", "wanted"), [("fp32", "int8"), ("int8", "fp32")])
-def test_an_update_in_the_other_form_is_refused(shop: Path, ask: TrainAsk, sent: str, wanted: str) -> None:
-    reply = take_part(replace(ask, wire=sent).pack(), shop)
+def test_an_update_in_the_other_form_is_refused(shop_folder: Path, ask: TrainAsk, sent: str, wanted: str) -> None:
+    reply = take_part(replace(ask, wire=sent).pack(), shop_folder)
     shapes = {name: tuple(one.shape) for name, one in reply.update.items() if name != SCALES}
     with pytest.raises(UserError, match="names differ from what was asked, first 'scales'"):
         unpack_reply(reply.pack(), shapes, wanted)
