@@ -7,6 +7,8 @@ the reference than with it. In n dimensions sqrt(n) times its cosine is standard
     z = sqrt(n) cos(update, reference)          S = (z of all the merchant's rounds, added up) / sqrt(rounds)
 
 tell a turned update from an honest one: of 30,000 updates that are nothing but noise one has z below -4.
+Where there is little noise every difference is significant, and shops do differ. So an update must also lead away half as
+far as the merchants on the whole lead towards: a turned one leads away as far.
 Updates are private before they come here, so this is post-processing.
 
 reference.jsonl     one example a line: {"prompt": "…", "target": "…"}, as the model is asked and what it should answer
@@ -18,6 +20,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, median
 
 import torch
 from pydantic import Field
@@ -36,7 +39,9 @@ MOST = 512
 MAX_TOKENS = 128
 BATCH = 16
 LEAST = -4.0
-"""Below it an update is set aside: by its own z, or by its merchant's S."""
+"""Below it an update can be set aside: by its own z, or by its merchant's S."""
+SHARE = 0.5
+"""How far an update must lead away, in terms of how far the merchants on the whole lead towards the reference."""
 
 
 class Line(Settings):
@@ -125,22 +130,35 @@ def _square(tensors: Mapping[str, torch.Tensor]) -> float:
     return math.fsum(float(one.double().square().sum()) for one in tensors.values())
 
 
-def against(z: float, before: Sequence[float]) -> str:
+def whole(agreements: Iterable[Sequence[float]]) -> float:
+    """Return how far merchants on the whole lead towards the reference in a round: the median of their mean z, at least 0."""
+    means = [fmean(one) for one in agreements if one]
+    return max(median(means), 0.0) if means else 0.0
+
+
+def against(z: float, before: Sequence[float], crowd: float) -> str:
     """Return why an update with agreement `z`, after a merchant's earlier ones, is set aside; "" for one that stays.
 
-    >>> against(0.4, []), against(-3.0, [2.0])
+    `crowd` is `whole` of all merchants.
+
+    >>> against(0.4, [], 2.0), against(-3.0, [2.0], 2.0)
     ('', '')
-    >>> against(-4.4, [])
+    >>> against(-4.4, [], 2.0)
     "against the coordinator's reference: z = -4.4, below -4"
-    >>> against(-2.9, [-2.8, -2.6])
+    >>> against(-2.9, [-2.8, -2.6], 2.0)
     "against the coordinator's reference: -4.8 over 3 rounds, below -4"
+    >>> against(-4.4, [], 30.0)
+    ''
+    >>> against(-29.0, [], 30.0)
+    "against the coordinator's reference: z = -29.0, below -15"
     """
     rounds = len(before) + 1
-    whole = (z + math.fsum(before)) / math.sqrt(rounds)
-    if z < LEAST:
-        return f"against the coordinator's reference: z = {z:.1f}, below {LEAST:g}"
+    score = (z + math.fsum(before)) / math.sqrt(rounds)
+    one, all_rounds = (min(LEAST, -SHARE * crowd * math.sqrt(number)) for number in (1, rounds))
+    if z < one:
+        return f"against the coordinator's reference: z = {z:.1f}, below {one:.3g}"
     return (
-        f"against the coordinator's reference: {whole:.1f} over {rounds} rounds, below {LEAST:g}"
-        if whole < LEAST
+        f"against the coordinator's reference: {score:.1f} over {rounds} rounds, below {all_rounds:.3g}"
+        if score < all_rounds
         else ""
     )

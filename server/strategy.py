@@ -25,7 +25,7 @@ from common.wire import HEAD, TrainAsk, TrainReply, declared_shapes, parted, unp
 from server.aggregation import RULES, Outcome, Round, combine, residual_of
 from server.optimizers import OPTIMIZERS
 from server.ranking import HeadState, begin, middle_update, state_digest, step
-from server.reference import against, agreement
+from server.reference import against, agreement, whole
 from server.robust import robust
 from server.rounds import SavedRound, read_record, save_round
 from server.weights import by_band, by_noise, capped, equal, noise_variance, read_bands
@@ -234,20 +234,21 @@ class AdapterStrategy(Strategy):
         if self.direction is None or not updates:
             return list(verdicts)
         towards = self.direction(self.current, sorted(next(iter(updates.values()))))
-        return [
-            self._with_agreement(one, agreement(updates[one.merchant], towards)) if one.merchant in updates else one
-            for one in verdicts
-        ]
-
-    def _with_agreement(self, verdict: Verdict, z: float) -> Verdict:
-        if verdict.status != "done":  # a second reply in the name of a merchant that has answered
-            return verdict
-        before = self.agreements.setdefault(verdict.merchant, [])
-        reason = against(z, before)
-        before.append(z)
-        if reason:
-            return replace(verdict, agreement=z, status="set aside", reason=reason, weight=0.0)
-        return replace(verdict, agreement=z)
+        found = {merchant: agreement(update, towards) for merchant, update in updates.items()}
+        before = {merchant: tuple(self.agreements.get(merchant, ())) for merchant in found}
+        for merchant, z in found.items():
+            self.agreements.setdefault(merchant, []).append(z)
+        crowd = whole(self.agreements.values())
+        judged = []
+        for one in verdicts:
+            if one.status != "done":
+                judged.append(one)
+                continue
+            z = found[one.merchant]
+            reason = against(z, before[one.merchant], crowd)
+            held = replace(one, agreement=z)
+            judged.append(replace(held, status="set aside", reason=reason, weight=0.0) if reason else held)
+        return judged
 
     def _expected(self, number: int, declared: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Return names and shapes of what a reply to round `number` carries, at the one rank that it declares."""

@@ -345,11 +345,13 @@ def membership(settings: Membership, folder: Path, tell: Tell) -> Iterator[Measu
     )
     arms: list[dict[str, Any]] = []
     start = "import sys; from simulations.membership import main; main(sys.argv[1:])"
-    for cap in settings.arms:
+    for who, cap in settings.arms:
         load, output = os.getloadavg()[0], folder / "arm.json"
-        usage = measure([sys.executable, "-W", "ignore", "-c", start, settings.model_dump_json(), str(cap)], output)
+        usage = measure(
+            [sys.executable, "-W", "ignore", "-c", start, settings.model_dump_json(), who, str(cap)], output
+        )
         arms.append(last_line(output))
-        yield Measurement(f"epsilon {cap:g}", usage, load, attack.facts(arms[-1]))
+        yield Measurement(f"{who}, epsilon {cap:g}", usage, load, attack.facts(arms[-1]))
     if settings.page:
         attack.write_table(Path(settings.page), attack.table(settings, arms))
 

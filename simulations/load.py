@@ -13,6 +13,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ START = 300.0
 """Seconds that a service may take to answer first."""
 
 CLIENTS = 32
+TENTHS = 10
 COMMAND = (sys.executable, "-c", "from common.cli import main; main()")
 MIX = ("recommend", "recommend", "recommend", "profile", "profile", "reply", "reviews", "copy", "describe", "recommend")
 """Ten requests of a mixed minute, in turn."""
@@ -94,7 +96,7 @@ def parts(settings: Serve, folder: Path, tell: Callable[[str], None]) -> Iterato
             f"mixed, {settings.seconds:g} s",
             service,
             lambda: mixed(asker, settings.seconds, settings.rate),
-            steady=True,
+            steady=settings.seconds,
         )
 
 
@@ -259,13 +261,35 @@ def facts_of(found: Sequence[Told]) -> dict[str, float | int | str]:
     return facts
 
 
-def _part(name: str, service: Any, work: Callable[[], list[Told]], steady: bool = False) -> Part:
-    """Return one part, with the service's memory before and after it."""
+def _part(name: str, service: psutil.Process, work: Callable[[], list[Told]], steady: float = 0.0) -> Part:
+    """Return one part; where it is to be steady for so many seconds, with the service's memory at every tenth of them."""
     before, cpu, start = service.memory_info().rss, sum(service.cpu_times()[:2]), time.perf_counter()
-    found = work()
-    after = service.memory_info().rss
+    with _watched(service, steady / TENTHS) as seen:
+        found = work()
+    seen = [before, *seen, service.memory_info().rss]
     facts = facts_of(found)
     if steady:
-        facts |= {"MiB before": round(before / 2**20, 1), "MiB after": round(after / 2**20, 1)}
+        facts |= {"MiB at every tenth": " ".join(f"{one / 2**20:.0f}" for one in seen)}
     wall = time.perf_counter() - start
-    return Part(name, wall, sum(service.cpu_times()[:2]) - cpu, max(before, after) / 2**20, facts)
+    return Part(name, wall, sum(service.cpu_times()[:2]) - cpu, max(seen) / 2**20, facts)
+
+
+@contextmanager
+def _watched(service: psutil.Process, pause: float) -> Iterator[list[int]]:
+    """Yield a list that grows by the service's resident bytes after every `pause` seconds, nine times; never where it is 0."""
+    seen: list[int] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while len(seen) < TENTHS - 1 and not over.wait(pause):
+            seen.append(service.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    if pause:
+        watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        if pause:
+            watcher.join()

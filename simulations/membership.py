@@ -1,10 +1,11 @@
 """An attack on what a small federation releases: who was among the customers? What `fugou bench membership` runs.
 
-Every candidate is a canary: a customer whose row is random ids and ends in an id of its own, the only one that counts; a
-target that nobody else has is what a model remembers best (Panda et al. 2025, arXiv:2503.06808). A fair coin lets it
-into its shop or not; the shops train together by the merchants' own private rounds; then the attacker, who has every
-candidate's row but not its coin, looks at the whole trajectory of what was released and asks of every round whether it
-moved the way this candidate would have moved it:
+Candidates are customers or canaries. A customer has bought, reviewed and asked as those of `shops-zh` do, and its row is
+what training makes of that. A canary is the worst customer that one can make up: its row is random ids and ends in an id
+of its own, the only one that counts; a target that nobody else has is what a model remembers best (Panda et al. 2025,
+arXiv:2503.06808). A fair coin lets a candidate into its shop or not; the shops train together by the merchants' own
+private rounds; then the attacker, who has every candidate's row but not its coin, looks at the whole trajectory of what
+was released and asks of every round whether it moved the way this candidate would have moved it:
 
     a_r(x) = < -g_r(x), move_r > / (|g_r(x)| |move_r|)      g_r(x): x's own gradient under the shared adapter of round r
     score  = sum over rounds of (a_r(x) - mean of a_r over the reference) / deviation of a_r over the reference
@@ -30,15 +31,17 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 from scipy import stats
 
 from client.audit.bounds import Bits, Floats, area, hits_at, proportion
+from client.data.dataset import make_dataset
 from client.train.fast import FastGradients
 from client.train.sampling import Randomness, SecureRandom
 from client.train.trainer import LocalSettings, choose, clear, per_customer_gradients, train_round
@@ -46,30 +49,38 @@ from common.config import LoraSettings, Settings
 from common.errors import UserError
 from common.files import write_atomic
 from common.lora import Adapter, Bench, bench, factors_in, initial, put
+from common.model import Base
 from common.privacy import accountant
 from common.privacy.accountant import Setting, up
 from common.privacy.plan import RoundPlan, calibrate
 from common.tokens import Rows
 from server.aggregation import weighted_mean
+from simulations.world import LazyShops
 
 FALSE_ALARMS = (0.01, 0.05)
 OBSERVERS = ("member", "coordinator")
+PLURAL = {"customer": "customers", "canary": "canaries"}
 SEEN = {"member": "every shared adapter", "coordinator": "every update"}
 MARK = re.compile(r"(?<=<!-- membership -->\n).*?(?=<!-- /membership -->)", re.DOTALL)
 BATCH = 64
+WEEKS, SKEW, RECORDS = 26, 0.6, 4
+"""What customers are made of: weeks of purchases, how much shops differ, and records of a row at most."""
 
-
+Who = Literal["customer", "canary"]
+WHO: TypeAdapter[Who] = TypeAdapter(Who)
 Cap = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Membership(Settings):
     """The federation and its candidates."""
 
+    who: tuple[Who, ...] = Field(("customer", "canary"), description="what candidates are: arms of each kind")
     base: str = Field("default", description="the base model")
     federations: Annotated[int, Field(ge=1)] = Field(20, description="federations an arm, each with shops of its own")
     merchants: Annotated[int, Field(ge=1, le=100)] = Field(3, description="shops of a federation")
-    candidates: Annotated[int, Field(ge=8, le=100_000)] = Field(20, description="canaries of a shop, half of them in")
+    candidates: Annotated[int, Field(ge=8, le=100_000)] = Field(20, description="candidates of a shop, half of them in")
     tokens: Annotated[int, Field(ge=2, le=1024)] = Field(4, description="length of a canary's row")
+    max_tokens: Annotated[int, Field(ge=8, le=1024)] = Field(64, description="length of a customer's row at most")
     rounds: Annotated[int, Field(ge=1)] = Field(13, description="rounds")
     steps: Annotated[int, Field(ge=1)] = Field(4, description="private steps a round")
     rate: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="chance of a customer to be drawn into a step")
@@ -83,16 +94,16 @@ class Membership(Settings):
     page: str = Field("", description="a page with the marks <!-- membership --> whose table is written anew")
 
     @property
-    def arms(self) -> tuple[float, ...]:
-        """The caps of all arms, the one without noise last."""
-        return (*self.epsilons, math.inf)
+    def arms(self) -> tuple[tuple[Who, float], ...]:
+        """Candidates and cap of all arms, of each kind the one without noise last."""
+        return tuple(product(self.who, (*self.epsilons, math.inf)))
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """A shop's canaries (N, T) with their coins; as customers it has those whose coin says in."""
+    """A shop's N candidates, a row each, with their coins; as customers it has those whose coin says in."""
 
-    ids_NT: Any = field(repr=False)
+    all: Rows = field(repr=False)
     coins_N: Bits = field(repr=False)
 
     def __len__(self) -> int:
@@ -100,13 +111,13 @@ class Candidates:
 
     def rows(self, drawn: Sequence[int], randomness: Randomness) -> Rows:
         """Return the rows of the `drawn` customers among those that are in."""
-        ids_BT = self.ids_NT[np.flatnonzero(self.coins_N)[list(drawn)]]
-        return Rows(ids_BT, counted(ids_BT))
+        return picked(self.all, np.flatnonzero(self.coins_N)[list(drawn)])
 
 
-def counted(ids_BT: Any) -> Any:
-    """Return (B, T) which ids count: the last of every row."""
-    return np.broadcast_to(np.arange(ids_BT.shape[1]) == ids_BT.shape[1] - 1, ids_BT.shape).copy()
+def picked(rows: Rows, places: Any) -> Rows:
+    """Return the rows at `places`, a slice or an array of numbers."""
+    voice = None if rows.voice_BT is None else rows.voice_BT[places]
+    return Rows(rows.ids_BT[places], rows.counts_BT[places], voice)
 
 
 @dataclass(frozen=True)
@@ -126,15 +137,37 @@ class Attack:
         return self.auc_low <= 0.5 <= self.auc_high
 
 
-def candidates(settings: Membership, vocabulary: int) -> list[Candidates]:
-    """Return every shop's canaries, drawn anew; raises `UserError` where there are more of them than ids."""
-    count = settings.merchants * settings.candidates
+def candidates(settings: Membership, who: Who, base: Base) -> list[Candidates]:
+    """Return every shop's candidates, drawn anew; raises `UserError` where there are more canaries than ids."""
+    random = np.random.default_rng()
+    found = customers(settings, base, random) if who == "customer" else canaries(settings, base, random)
+    return [Candidates(rows, random.random(settings.candidates) < 0.5) for rows in found]
+
+
+def customers(settings: Membership, base: Base, random: np.random.Generator) -> list[Rows]:
+    """Return the rows of every shop's first customers, of shops that nobody has seen before.
+
+    Not everybody on a shop's list has left a row, so that there are twice as many.
+    """
+    seed = int(random.integers(2**31))
+    shops = LazyShops(settings.merchants, 2 * settings.candidates, seed, skew=SKEW, weeks=WEEKS)
+    sets = (make_dataset(shop, base, settings.max_tokens, RECORDS, None) for shop in shops)
+    return [one.rows(range(settings.candidates), SecureRandom()) for one in sets]
+
+
+def canaries(settings: Membership, base: Base, random: np.random.Generator) -> list[Rows]:
+    """Return the rows of every shop's canaries; raises `UserError` where there are more of them than ids."""
+    count, vocabulary = settings.merchants * settings.candidates, base.model.config.vocab_size
     if count > vocabulary - 2:
         raise UserError(f"{count} candidates need as many ids, the base has {vocabulary - 2}; take fewer candidates")
-    random = np.random.default_rng()
     ids_MNT = random.integers(2, vocabulary, (settings.merchants, settings.candidates, settings.tokens))
     ids_MNT[:, :, -1] = random.permutation(np.arange(2, vocabulary))[:count].reshape(ids_MNT.shape[:2])
-    return [Candidates(ids_NT, random.random(settings.candidates) < 0.5) for ids_NT in ids_MNT]
+    return [Rows(ids_NT, last_alone(ids_NT)) for ids_NT in ids_MNT]
+
+
+def last_alone(ids_NT: Any) -> Any:
+    """Return (N, T) which ids count: the last of every row."""
+    return np.broadcast_to(np.arange(ids_NT.shape[1]) == ids_NT.shape[1] - 1, ids_NT.shape).copy()
 
 
 def plan_of(settings: Membership, sigma: float, merchant: int, number: int) -> RoundPlan:
@@ -160,8 +193,8 @@ def sigma_of(settings: Membership, cap: float) -> float:
     return calibrate(cap, settings.delta, settings.rate, settings.steps, settings.rounds)
 
 
-def alignments(work: Bench, adapter: Adapter, moves: Sequence[Adapter], ids_AT: Any) -> Floats:
-    """Return (moves, A) cosines of every move with the step that every row's own loss asks for under `adapter`.
+def alignments(work: Bench, adapter: Adapter, moves: Sequence[Adapter], shops: Sequence[Candidates]) -> Floats:
+    """Return (moves, A) cosines of every move with the step that every candidate's loss asks for under `adapter`.
 
     A row without a gradient, and a move of nothing, have a cosine of 0.
     """
@@ -170,9 +203,8 @@ def alignments(work: Bench, adapter: Adapter, moves: Sequence[Adapter], ids_AT: 
     directions = torch.stack([_unit(torch.cat([move[name].flatten() for name in chosen])) for move in moves])
     engine, found = FastGradients(work.model), []
     try:
-        for start in range(0, len(ids_AT), BATCH):
-            ids_BT = ids_AT[start : start + BATCH]
-            per_customer_gradients(engine, Rows(ids_BT, counted(ids_BT)), "cpu")
+        for rows in (shop.all for shop in shops):
+            per_customer_gradients(engine, rows, "cpu")
             rows_B = torch.cat([one.grad_sample.flatten(1) for one in chosen.values()], dim=1)
             found.append(-_unit(rows_B) @ directions.T)
     finally:
@@ -192,8 +224,7 @@ def plus(adapter: Adapter, update: Adapter) -> Adapter:
 def observed(work: Bench, settings: Membership, sigma: float, shops: Sequence[Candidates]) -> dict[str, Floats]:
     """Return observer -> (A,) scores after all rounds of one federation."""
     adapter = initial(work.model, int(np.random.default_rng().integers(2**31)))
-    ids_AT = np.concatenate([shop.ids_NT for shop in shops])
-    scores = {name: np.zeros(len(ids_AT)) for name in OBSERVERS}
+    scores = {name: np.zeros(sum(len(shop.coins_N) for shop in shops)) for name in OBSERVERS}
     for number in range(1, settings.rounds + 1):
         updates = [
             train_round(
@@ -203,7 +234,7 @@ def observed(work: Bench, settings: Membership, sigma: float, shops: Sequence[Ca
             for place, shop in enumerate(shops)
         ]  # fmt: skip
         move = weighted_mean(updates, [1.0] * len(updates))
-        shared_A, *by_shop_MA = alignments(work, adapter, [move, *updates], ids_AT)
+        shared_A, *by_shop_MA = alignments(work, adapter, [move, *updates], shops)
         scores["member"] += standardised(shared_A, shared_A)
         scores["coordinator"] += own(np.stack(by_shop_MA))
         adapter = plus(adapter, move)
@@ -258,13 +289,14 @@ def ceiling(settings: Membership, sigma: float) -> dict[str, float]:
     return {f"{rate:g}": accountant.tpr_at_fpr(spent, rate) for rate in FALSE_ALARMS}
 
 
-def run_arm(settings: Membership, cap: float) -> dict[str, Any]:
+def run_arm(settings: Membership, who: Who, cap: float) -> dict[str, Any]:
     """Return one arm as JSON values: what was claimed, what the attacks found in all its federations together."""
     torch.set_num_threads(settings.threads)
     work, sigma = bench(settings.base, LoraSettings()), sigma_of(settings, cap)
-    coins_N, scores = attacked(work, settings, sigma)
+    coins_N, scores = attacked(work, settings, who, sigma)
     spent = (Setting(sigma, settings.rate, settings.steps * settings.rounds),)
     return {
+        "who": who,
         "sigma": sigma,
         "epsilon": up(accountant.epsilon(spent, settings.delta)),
         "delta": settings.delta,
@@ -275,11 +307,11 @@ def run_arm(settings: Membership, cap: float) -> dict[str, Any]:
     }
 
 
-def attacked(work: Bench, settings: Membership, sigma: float) -> tuple[Bits, dict[str, Floats]]:
+def attacked(work: Bench, settings: Membership, who: Who, sigma: float) -> tuple[Bits, dict[str, Floats]]:
     """Return the coins and observer -> scores of all candidates of all federations of one arm."""
     coins, scores = [], []
     for _ in range(settings.federations):
-        shops = candidates(settings, work.base.model.config.vocab_size)
+        shops = candidates(settings, who, work.base)
         coins.append(np.concatenate([shop.coins_N for shop in shops]))
         scores.append(observed(work, settings, sigma, shops))
     return np.concatenate(coins), {name: np.concatenate([one[name] for one in scores]) for name in OBSERVERS}
@@ -299,12 +331,12 @@ def table(settings: Membership, arms: Iterable[Mapping[str, Any]]) -> str:
     """Return the results as Markdown."""
     lines = [
         f"{settings.federations} federations an arm, each of {settings.merchants} shops with {settings.candidates} candidates "
-        f"(half of them in), {settings.rounds} rounds of {settings.steps} steps, rate {settings.rate:g}; every candidate a "
-        "canary with a target of its own; 95 % intervals; `fugou bench membership`.",
+        f"(half of them in), {settings.rounds} rounds of {settings.steps} steps, rate {settings.rate:g}; "
+        "95 % intervals; `fugou bench membership`.",
         "",
-        "| | ε ≤ (one customer, these rounds) | attacker has | AUC | hits at 1 % false alarms | at 5 % "
+        "| candidates | | ε ≤ (one customer, these rounds) | attacker has | AUC | hits at 1 % false alarms | at 5 % "
         "| claim allows at 1 % | at 5 % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for arm in arms:
         bound = f"{arm['epsilon']}, δ = {arm['delta']:g}" if arm["sigma"] else "∞"
@@ -312,7 +344,13 @@ def table(settings: Membership, arms: Iterable[Mapping[str, Any]]) -> str:
         for one in arm["attacks"]:
             low, high = one["auc interval"]
             hits = [f"{100 * a:.1f} % ({100 * b:.1f}–{100 * c:.1f})" for a, b, c in one["hits"].values()]
-            cells = [f"σ = {arm['sigma']:g}", bound, SEEN[one["observer"]], f"{one['auc']:.3f} ({low:.3f}–{high:.3f})"]
+            cells = [
+                PLURAL[arm["who"]],
+                f"σ = {arm['sigma']:g}",
+                bound,
+                SEEN[one["observer"]],
+                f"{one['auc']:.3f} ({low:.3f}–{high:.3f})",
+            ]
             lines.append(f"| {' | '.join([*cells, *hits, *allowed])} |")
     return "\n".join(lines) + "\n"
 
@@ -339,5 +377,5 @@ def facts(arm: Mapping[str, Any]) -> dict[str, float | int | str]:
 
 
 def main(given: Sequence[str]) -> None:
-    """Print the arm of one cap as a JSON object."""
-    print(json.dumps(run_arm(Membership.model_validate_json(given[0]), float(given[1]))))
+    """Print the arm of one kind of candidates and one cap as a JSON object."""
+    print(json.dumps(run_arm(Membership.model_validate_json(given[0]), WHO.validate_python(given[1]), float(given[2]))))

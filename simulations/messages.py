@@ -65,8 +65,7 @@ class Study:
     """What is trained and how many messages are written by either model."""
 
     scenario: str = "shops-zh"
-    changes: Mapping[str, Any] = field(default_factory=lambda: {"training.local_rate": 0.1})
-    """A low rate: higher ones lower the perplexity further, but what the model then writes is of no use."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1000
     losses: int = 100
     """Held-out messages of a shop at most, for the perplexity."""

@@ -100,6 +100,7 @@ def open_run(settings: Overhead, folder: Path) -> Run:
         "training.method": METHOD,
         "training.rounds": settings.rounds,
         "training.robust": "none",
+        "training.reference": False,
         "training.local_rate": 0.1,
         "privacy.epsilon": math.inf,
         "privacy.spare_rounds": 0,

@@ -38,6 +38,7 @@ def small(base: str, **changes: Any) -> Scenario:
         "lora.rank": 4,
         "lora.alpha": 8.0,
         "training.rounds": 2,
+        "training.reference": False,
         "training.timeout": 60.0,
         "training.wait": 90.0,
         "engine.threads": 1,

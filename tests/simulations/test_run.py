@@ -152,7 +152,7 @@ def test_the_run_folder_is_what_the_contract_says(finished: Path, tiny_base: str
 
     assert {path.name for path in finished.iterdir()} == {
         "scenario.toml", "metrics.jsonl", "rounds", "model", "merchants", "report.json", "report.html", "samples.json",
-        "federation.json", "federation.html",
+        "federation.json", "federation.html", "reference.jsonl",
     }  # fmt: skip
     model = PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(tiny_base), finished / "model")
     assert any(float(p.abs().max()) > 0 for name, p in model.named_parameters() if "lora_B" in name)
