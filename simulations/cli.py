@@ -149,7 +149,7 @@ def study(name: str, output: Path | None, jobs: int, json_: bool) -> None:
 
     `recommend` is the one about recommendation on real stores: private federated heads against plain rankers.
     `sentiment` is the one about real reviews: ten shops together against each alone.
-    `copy` trains shops-zh at a low rate and holds a thousand messages of the shared model against the base's.
+    `copy` trains shops-zh and holds a thousand messages of the shared model against the base's.
 
     Example: fugou study study-methods -o runs/methods
     """
