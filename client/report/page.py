@@ -292,8 +292,10 @@ def _tradeoff_figure(report: Report, loss: PrivacyLoss, say: Say) -> Figure:
     columns = [
         Column(say("head_fpr"), "num"), Column(say("head_tpr"), "num"), Column(say("head_coin"), "num")
     ]  # fmt: skip
-    note = say("tradeoff_note", basis=basis, terms=terms(loss.headline, say))
-    return Figure(say("tradeoff"), [note], chart, Table(say("tradeoff"), columns, rows))
+    notes = [say("tradeoff_note", basis=basis, terms=terms(loss.headline, say))]
+    if measured:
+        notes.append(say("tradeoff_audit"))
+    return Figure(say("tradeoff"), notes, chart, Table(say("tradeoff"), columns, rows))
 
 
 def _whose_figure(report: Report, loss: PrivacyLoss, say: Say) -> Figure:

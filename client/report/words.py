@@ -341,6 +341,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "An attacker guesses whether one customer took part. The more false alarms he allows, the more he hits; the "
         "diagonal is a coin flip, the curve a bound that no attack can pass. Basis: {basis}; {terms}.",
     ),
+    "tradeoff_audit": (
+        "审计实测的点是少量金丝雀的命中比例，带抽样误差，可以落在曲线上方；审计的结论只看它的下界。",
+        "The audit's points are shares of a few canaries and carry sampling error, so they may lie above the curve; its "
+        "verdict looks at the lower bound alone.",
+    ),
     "basis_profile": ("完整的隐私曲线", "the whole privacy profile"),
     "basis_pair": ("仅由 ε 与 δ", "ε and δ alone"),
     "tradeoff_alt": (

@@ -109,14 +109,15 @@ TERMS: tuple[tuple[str, Level, str], ...] = (
 
 OFFERS = (
     "包邮 免单 半价 免费 买一送一 赠品 赠送 附赠 加赠 立减 秒杀 清仓 折扣 特价 优惠券 代金券 红包 返现 积分 抽奖 "
-    "满减 会员价 到手价 免邮 七天无理由 无理由退 包退 包换 退换 退款 假一赔 保价 上门 次日达 当天发货 现货 限时 "
-    "限量 仅剩 售罄 最后一天 倒计时 邮费 运费".split()
+    "满减 会员价 到手价 便宜 降价 减价 打折 特惠 优惠价 涨价 免邮 七天无理由 无理由退 包退 包换 退换 退款 假一赔 "
+    "保价 上门 次日达 当天发货 现货 限时 限量 仅剩 售罄 最后一天 倒计时 邮费 运费".split()
 )
 OFFERS_EN = (
     "free shipping|free delivery|for free|discount|half price|buy one|% off|percent off|coupon|voucher|gift card|cash ?back|"
-    "refund|money[- ]back|limited time|last chance|while stocks? lasts?|only \\d+ left|flash sale|clearance"
+    "refund|money[- ]back|limited time|last chance|while stocks? lasts?|only \\d+ left|flash sale|clearance|cheaper|on sale|"
+    "price (?:drop|cut|rise)|(?:lower|reduced|special) prices?"
 )
-"""What a shop promises only when it has said so itself: an offer, a term of sale, scarcity."""
+"""What a shop promises only when it has said so itself: an offer, how a price compares, a term of sale, scarcity."""
 
 PROMISED = re.compile("|".join(OFFERS) + "|" + OFFERS_EN, re.I)
 

@@ -109,6 +109,9 @@ def test_a_given_number_may_be_said_in_other_words(text: str) -> None:
         ("risk-free trial", "claim"),
         ("七天无理由，仅剩两份", "offer"),
         ("Free shipping today", "offer"),
+        ("椒盐核桃比您加购那天便宜", "offer"),
+        ("下周涨价，今天下单", "offer"),
+        ("Cheaper than last week", "offer"),
         ("三天内到", "number"),
     ],
 )
