@@ -7,8 +7,8 @@ the reference than with it. In n dimensions sqrt(n) times its cosine is standard
     z = sqrt(n) cos(update, reference)          S = (z of all the merchant's rounds, added up) / sqrt(rounds)
 
 tell a turned update from an honest one: of 30,000 updates that are nothing but noise one has z below -4.
-Where there is little noise every difference is significant, and shops do differ. So an update must also lead away half as
-far as the merchants on the whole lead towards: a turned one leads away as far.
+Where there is little noise every difference is significant, and shops do differ. So an update must also lie far below the
+other merchants': three deviations below the median, as robust statistics count them (Huber & Ronchetti 2009, chapter 5).
 Updates are private before they come here, so this is post-processing.
 
 reference.jsonl     one example a line: {"prompt": "…", "target": "…"}, as the model is asked and what it should answer
@@ -40,8 +40,10 @@ MAX_TOKENS = 128
 BATCH = 16
 LEAST = -4.0
 """Below it an update can be set aside: by its own z, or by its merchant's S."""
-SHARE = 0.5
-"""How far an update must lead away, in terms of how far the merchants on the whole lead towards the reference."""
+REACH = 3.0
+"""How many deviations below the merchants' median it must also lie."""
+NORMAL = 1.4826
+"""The deviation of a normal distribution over its median absolute deviation."""
 
 
 class Line(Settings):
@@ -130,35 +132,40 @@ def _square(tensors: Mapping[str, torch.Tensor]) -> float:
     return math.fsum(float(one.double().square().sum()) for one in tensors.values())
 
 
-def whole(agreements: Iterable[Sequence[float]]) -> float:
-    """Return how far merchants on the whole lead towards the reference in a round: the median of their mean z, at least 0."""
-    means = [fmean(one) for one in agreements if one]
-    return max(median(means), 0.0) if means else 0.0
+def lowest(values: Sequence[float], least: float) -> float:
+    """Return what no honest value lies below: `least`, or three robust deviations below the median where that is less.
 
-
-def against(z: float, before: Sequence[float], crowd: float) -> str:
-    """Return why an update with agreement `z`, after a merchant's earlier ones, is set aside; "" for one that stays.
-
-    `crowd` is `whole` of all merchants.
-
-    >>> against(0.4, [], 2.0), against(-3.0, [2.0], 2.0)
-    ('', '')
-    >>> against(-4.4, [], 2.0)
-    "against the coordinator's reference: z = -4.4, below -4"
-    >>> against(-2.9, [-2.8, -2.6], 2.0)
-    "against the coordinator's reference: -4.8 over 3 rounds, below -4"
-    >>> against(-4.4, [], 30.0)
-    ''
-    >>> against(-29.0, [], 30.0)
-    "against the coordinator's reference: z = -29.0, below -15"
+    >>> lowest([3.0, 4.0, 5.0, 4.5, -5.0], -4.0), round(lowest([0.0, 9.0, 4.0, 15.0, 12.0], -4.0), 1)
+    (-4.0, -13.2)
     """
-    rounds = len(before) + 1
-    score = (z + math.fsum(before)) / math.sqrt(rounds)
-    one, all_rounds = (min(LEAST, -SHARE * crowd * math.sqrt(number)) for number in (1, rounds))
-    if z < one:
-        return f"against the coordinator's reference: z = {z:.1f}, below {one:.3g}"
-    return (
-        f"against the coordinator's reference: {score:.1f} over {rounds} rounds, below {all_rounds:.3g}"
-        if score < all_rounds
-        else ""
-    )
+    middle = median(values)
+    return min(least, middle - REACH * NORMAL * median(abs(value - middle) for value in values))
+
+
+def objections(found: Mapping[str, float], before: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    """Return by merchant why its update of this round, with agreement z in `found`, is set aside; "" for one that stays.
+
+    `before` holds the agreements of earlier rounds, of every merchant that has any.
+
+    >>> honest = {"a": 2.0, "b": 3.0, "c": 2.5}
+    >>> objections({**honest, "d": -4.4}, {})["d"]
+    "against the coordinator's reference: z = -4.4, below -4"
+    >>> objections({**honest, "d": -2.9}, {"d": [-2.8, -2.6]})["d"]
+    "against the coordinator's reference: -4.8 over 3 rounds, below -4"
+    >>> objections({"a": 12.0, "b": 3.0, "c": 8.0, "d": -4.4}, {})["d"]
+    ''
+    """
+    rounds = {merchant: [*before.get(merchant, ()), z] for merchant, z in found.items()}
+    means = {merchant: fmean(one) for merchant, one in {**before, **rounds}.items() if one}
+    now = lowest(list(found.values()), LEAST)
+    return {merchant: _reason(one, now, list(means.values())) for merchant, one in rounds.items()}
+
+
+def _reason(agreements: Sequence[float], now: float, means: Sequence[float]) -> str:
+    """Return why the last of a merchant's agreements is set aside; `now` bounds it alone, `means` are all merchants'."""
+    z, root = agreements[-1], math.sqrt(len(agreements))
+    if z < now:
+        return f"against the coordinator's reference: z = {z:.1f}, below {now:.3g}"
+    score, limit = fmean(agreements) * root, lowest(means, LEAST / root) * root
+    over = f"{score:.1f} over {len(agreements)} rounds, below {limit:.3g}"
+    return f"against the coordinator's reference: {over}" if score < limit else ""

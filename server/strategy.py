@@ -25,7 +25,7 @@ from common.wire import HEAD, TrainAsk, TrainReply, declared_shapes, parted, unp
 from server.aggregation import RULES, Outcome, Round, combine, residual_of
 from server.optimizers import OPTIMIZERS
 from server.ranking import HeadState, begin, middle_update, state_digest, step
-from server.reference import against, agreement, whole
+from server.reference import agreement, objections
 from server.robust import robust
 from server.rounds import SavedRound, read_record, save_round
 from server.weights import by_band, by_noise, capped, equal, noise_variance, read_bands
@@ -235,20 +235,12 @@ class AdapterStrategy(Strategy):
             return list(verdicts)
         towards = self.direction(self.current, sorted(next(iter(updates.values()))))
         found = {merchant: agreement(update, towards) for merchant, update in updates.items()}
-        before = {merchant: tuple(self.agreements.get(merchant, ())) for merchant in found}
+        reasons = objections(found, self.agreements)
         for merchant, z in found.items():
             self.agreements.setdefault(merchant, []).append(z)
-        crowd = whole(self.agreements.values())
-        judged = []
-        for one in verdicts:
-            if one.status != "done":
-                judged.append(one)
-                continue
-            z = found[one.merchant]
-            reason = against(z, before[one.merchant], crowd)
-            held = replace(one, agreement=z)
-            judged.append(replace(held, status="set aside", reason=reason, weight=0.0) if reason else held)
-        return judged
+        return [
+            _held(one, found[one.merchant], reasons[one.merchant]) if one.status == "done" else one for one in verdicts
+        ]
 
     def _expected(self, number: int, declared: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Return names and shapes of what a reply to round `number` carries, at the one rank that it declares."""
@@ -354,6 +346,12 @@ def drawn(nodes: Sequence[int], count: int, seed: int, number: int) -> list[int]
         return list(nodes)
     random = np.random.Generator(np.random.Philox(key=[seed, number]))
     return sorted(int(node) for node in random.choice(np.asarray(nodes, dtype=np.uint64), count, replace=False))
+
+
+def _held(verdict: Verdict, agreement: float, reason: str) -> Verdict:
+    """Return the verdict with its agreement with the reference, set aside where there is a reason."""
+    held = replace(verdict, agreement=agreement)
+    return replace(held, status="set aside", reason=reason, weight=0.0) if reason else held
 
 
 def _once_each(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -156,7 +156,7 @@ def test_a_study_that_cannot_be_run_is_refused_before_it_starts(
 
 
 def test_an_unknown_study_is_named_with_those_there_are() -> None:
-    with pytest.raises(UserError, match=r"'study-nothing' cannot be read.*shipped: study-methods"):
+    with pytest.raises(UserError, match=r"'study-nothing' cannot be read.*shipped: study-arms"):
         load_study("study-nothing")
 
 
