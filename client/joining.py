@@ -15,12 +15,15 @@ from common.errors import Unreachable, UserError
 @click.command()
 @click.argument("invitation", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option("--new-key", is_flag=True, help="Make another node key, after the old one was lost or revoked.")
+@click.option("--no-start", is_flag=True, help="Take the INVITATION only; systemd or a container starts the node.")
 @click.option("--foreground", is_flag=True, help="Stay and watch over the node, for systemd or a container.")
 @click.option(
     "--only", type=click.Choice(["node", "trainer"]), help="With --foreground: one of the two processes only."
 )
 @click.pass_obj
-def join(folder: Path, invitation: Path | None, new_key: bool, foreground: bool, only: str | None) -> None:
+def join(
+    folder: Path, invitation: Path | None, new_key: bool, no_start: bool, foreground: bool, only: str | None
+) -> None:
     """Take part: without an INVITATION, make the node's key and say what to send; with it, start the node.
 
     The invitation is the file that the coordinator hands out after enrolment; it is needed once. The node runs until
@@ -31,6 +34,8 @@ def join(folder: Path, invitation: Path | None, new_key: bool, foreground: bool,
     from client import node
     from client.trust import coordinator_fingerprint
 
+    if no_start and (invitation is None or foreground):
+        raise UserError("--no-start takes an INVITATION and starts nothing; name its file, and leave out --foreground")
     public = node.request(folder, new_key=new_key)
     if new_key or not (foreground or invitation or (folder / node.INVITATION).exists()):
         click.echo(say("join_request", file=public, fingerprint=node.node_fingerprint(folder)))
@@ -40,6 +45,9 @@ def join(folder: Path, invitation: Path | None, new_key: bool, foreground: bool,
         told = node.take_invitation(folder, invitation)
         key = coordinator_fingerprint(folder)
         click.echo(say("join_whom", name=told.name, address=told.address, fingerprint=key))
+    if no_start:
+        click.echo(say("join_taken"))
+        return
     if foreground and only:
         node.become(folder, "node" if only == "node" else "trainer")
     if foreground:

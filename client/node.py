@@ -141,7 +141,11 @@ def read_invitation(path: Path) -> Invitation:
 
 
 def take_invitation(folder: Path, path: Path) -> Invitation:
-    """Write down whom this merchant joins; raise `UserError` when it is not meant for it, or another is trusted already."""
+    """Write down whom this merchant joins, and make the folder that its node writes to, which a container has mounted.
+
+    Raises `UserError` for an invitation that is not meant for this merchant, `VerificationFailed` when another coordinator
+    is trusted already.
+    """
     invitation, settings = read_invitation(path), load_merchant(folder)
     if invitation.merchant != settings.merchant.id:
         raise UserError(f"{path} invites {invitation.merchant!r}; this merchant's id is {settings.merchant.id!r}")
@@ -159,6 +163,7 @@ def take_invitation(folder: Path, path: Path) -> Invitation:
     write_atomic(known, public)
     write_atomic(folder / AUTHORITY, invitation.authority)
     write_atomic(folder / INVITATION, invitation.model_dump_json(indent=1) + "\n")
+    (folder / PLACE).mkdir(exist_ok=True)
     return invitation
 
 
@@ -287,7 +292,16 @@ def services(settings: MerchantSettings) -> list[Service]:
 def become(folder: Path, which: Literal["node", "trainer"]) -> NoReturn:
     """Become one of the node's two processes, for a supervisor that watches each by itself (systemd, containers)."""
     service = plan(folder)[0] if which == "node" else services(load_merchant(folder))[1]
-    os.execve(service.command[0], service.command, {**os.environ, **service.environment})
+    own = {processes.LOG: str(begin_log(folder, service.name))} if which == "node" else {}
+    os.execve(service.command[0], service.command, {**os.environ, **service.environment, **own})
+
+
+def begin_log(folder: Path, name: str) -> Path:
+    """Return a new log of a service that no supervisor of ours writes, with the line that its life begins with."""
+    path = (folder / PLACE / processes.LOGS / f"{name}.log").resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{processes.STARTED} {name}\n", "utf-8")
+    return path
 
 
 def _environment(folder: Path, name: str) -> dict[str, str]:
@@ -350,8 +364,9 @@ def status(folder: Path) -> NodeStatus:
     settings = load_merchant(folder)
     joined = (folder / INVITATION).exists()
     invitation = read_invitation(folder / INVITATION) if joined else None
-    services = processes.standing(folder / PLACE)
-    running = processes.running(folder / PLACE)
+    supervised = processes.running(folder / PLACE)
+    services = processes.standing(folder / PLACE) if supervised else []
+    running = supervised or listens(folder)
     last = read_chain(folder)
     return NodeStatus(
         joined=joined,
@@ -364,6 +379,16 @@ def status(folder: Path) -> NodeStatus:
         place=last.body.seq if last else 0,
         link=last.link if last else "",
     )
+
+
+def listens(folder: Path) -> bool:
+    """Return whether a node answers where this merchant's two processes meet, whoever watches over it."""
+    host = {"0.0.0.0": "127.0.0.1"}.get(host := os.environ.get(HOST, "127.0.0.1"), host)
+    try:
+        with socket.create_connection((host, int((folder / PORT).read_text("ascii"))), timeout=5):
+            return True
+    except (OSError, ValueError, OverflowError):
+        return False
 
 
 def online(folder: Path) -> bool:

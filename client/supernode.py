@@ -9,12 +9,14 @@ hand on, so its check is given another body; the names patched are those of flwr
 from __future__ import annotations
 
 import logging
+import os
 from importlib import import_module
 from typing import Any
 
 from flwr.supercore.fab import Fab
 
 from common.bundle import app_files, difference, files_digest
+from common.processes import LOG
 
 log = logging.getLogger("flwr")
 command = import_module("flwr.supernode.cli.flower_supernode")
@@ -24,6 +26,8 @@ node = import_module("flwr.supernode.start_client_internal")
 
 def main() -> None:
     """Run the SuperNode until it is told to end."""
+    if path := os.environ.get(LOG):
+        keep_log(path)
     own = app_files()
     log.info("this node runs app %s only", files_digest(own)[:16])
 
@@ -52,6 +56,17 @@ def main() -> None:
     vars(node)["_pull_and_store_message"] = store_after_check
     vars(command)["start_client_internal"] = start_with_check
     command.flower_supernode()
+
+
+def keep_log(path: str) -> None:
+    """Write what Flower logs to the end of a file too, beside what a container or systemd keeps of it.
+
+    Below INFO it says five times a second that it was asked for work.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    log.addHandler(handler)
 
 
 if __name__ == "__main__":

@@ -448,6 +448,10 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "加入 {name}（{address}），协调方密钥指纹 {fingerprint}，请与对方核对",
         "joining {name} ({address}); the coordinator's key is {fingerprint}: compare it with them",
     ),
+    "join_taken": (
+        "邀请已记下；节点由 systemd 或容器启动",
+        "the invitation is taken; systemd or a container starts the node",
+    ),
     "join_done": (
         "节点在线；随时可以退出：fugou merchant leave。Flower 的遥测、更新检查与运行时装包都已关闭",
         "the node is online; leave at any time with: fugou merchant leave. Flower's telemetry, update check and run-time "

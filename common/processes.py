@@ -30,6 +30,8 @@ from common.files import write_atomic
 SERVICES, PIDS, LOGS, SUPERVISOR = "services.json", "pids", "logs", "supervisor"
 MARK = "FUGOU_SERVICES"
 """The environment variable by which every process of a folder, and every child of one, can be told."""
+LOG = "FUGOU_LOG"
+"""Names the file to which a service whose output goes to systemd or a container writes what `status` reads."""
 
 FIRST_PAUSE, LONGEST_PAUSE, STEADY = 1.0, 15.0, 60.0
 """Seconds before a restart, at first and at most; a service that ran for `STEADY` seconds begins anew."""

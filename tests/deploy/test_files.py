@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import click
 import pytest
 import yaml
 
+from client import node
 from common.cli import fugou
+from common.model import DEFAULT_FOLDER
+from server.deploy.layout import Layout
 
 HERE = Path(__file__).resolve().parents[2] / "deploy"
 UNITS = sorted(HERE.glob("*.service"))
@@ -32,6 +36,14 @@ def unit(path: Path) -> dict[str, str]:
 def compose() -> dict[str, Any]:
     tree: dict[str, Any] = yaml.safe_load((HERE / "compose.yaml").read_text("utf-8"))
     return tree
+
+
+def dockerfile() -> str:
+    return (HERE / "Dockerfile").read_text("utf-8")
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 
 
 def parse(words: list[str]) -> None:
@@ -97,17 +109,65 @@ def test_a_container_is_pinned_read_only_and_without_capabilities(name: str) -> 
     parse(list(service["command"]))
 
 
-def test_the_trainers_network_has_no_way_out_and_the_shops_data_is_read_only() -> None:
+def test_the_trainers_network_has_no_way_out_and_no_address_of_the_host() -> None:
     tree = compose()
-    assert tree["networks"]["inside"]["internal"] is True
+    inside = tree["networks"]["inside"]
+    assert inside["internal"] is True
+    assert inside["driver_opts"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
     assert tree["services"]["trainer"]["networks"] == ["inside"]
-    for name in ("node", "trainer"):
-        assert tree["services"][name]["volumes"][1].endswith(":/data:ro")
     assert "ports" not in tree["services"]["node"]
 
 
-def test_the_image_is_built_from_a_pinned_one_and_runs_as_nobody_special() -> None:
-    text = (HERE / "Dockerfile").read_text("utf-8")
+def test_the_node_has_no_table_and_writes_its_own_folder_only() -> None:
+    services = compose()["services"]
+    mounts = {
+        name: [(one["target"], one.get("read_only", False)) for one in services[name]["volumes"]] for name in PROFILES
+    }
+    assert mounts["node"] == [("/state", True), (f"/state/{node.PLACE}", False)]
+    assert mounts["trainer"] == [("/state", False), ("/data", True)]
+    assert services["node"]["volumes"][1]["source"].endswith(f"/{node.PLACE}")
+
+
+def test_a_folder_that_is_not_there_is_not_made_by_the_engine() -> None:
+    for name in PROFILES:
+        for mount in compose()["services"][name]["volumes"]:
+            assert (mount["type"], mount["bind"]) == ("bind", {"create_host_path": False})
+
+
+def test_a_trainer_starts_also_where_the_node_is_not_let_in_yet() -> None:
+    services = compose()["services"]
+    assert services["trainer"]["depends_on"] == ["node"]
+    for name in ("node", "trainer"):
+        assert node.HOST in services[name]["environment"]
+        assert services[name]["restart"] == "unless-stopped"
+
+
+def test_health_checks_look_where_the_code_writes() -> None:
+    services = compose()["services"]
+    assert services["coordinator"]["healthcheck"]["test"][-2:] == [str(Layout(Path("/state")).services), "--check"]
+    for name, host in (("node", "127.0.0.1"), ("trainer", "node")):
+        *words, code = services[name]["healthcheck"]["test"]
+        assert words == ["CMD", "python", "-c"]
+        assert f"'{Path('/state') / node.PORT}'" in code
+        assert f"(('{host}'," in code
+        compile(code, name, "exec")
+
+
+def test_the_image_is_built_from_a_pinned_one_and_runs_as_the_user_that_owns_the_folders() -> None:
+    text = dockerfile()
     assert re.findall(r"^FROM (\S+)$", text, re.M) == ["python:3.11.13-slim-bookworm"]
     assert re.search(r"^USER fugou$", text, re.M)
     assert "-c constraints.txt" in text
+    (group,), (user,) = re.findall(r"groupadd --gid (\d+) fugou", text), re.findall(r"useradd --uid (\d+)", text)
+    assert {one["user"] for one in compose()["services"].values()} == {f"{user}:{group}"}
+
+
+def test_the_image_holds_every_package_the_base_and_the_version_that_compose_names() -> None:
+    text, about = dockerfile(), project()
+    rooms = {name.split(".")[0] for name in about["tool"]["setuptools"]["packages"]}
+    copied = set(re.findall(r"^COPY (\w+) \1$", text, re.M))
+    assert copied == rooms | {DEFAULT_FOLDER.parent.name}
+    assert f"FUGOU_BASE=/opt/fugou/{DEFAULT_FOLDER.parent.name}/{DEFAULT_FOLDER.name} " in text
+    for service in compose()["services"].values():
+        assert service["image"] == f"fugou:{about['project']['version']}"
+        assert service["build"]["args"] == re.findall(r"^ARG (\w+)$", text, re.M)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor.types import ExecutionSpec
 
-from client import node
+from client import node, supernode
 from client.config import load_merchant
 from client.trust import COORDINATOR_KEY
 from common.cli import main
@@ -175,6 +176,49 @@ def test_a_node_is_online_while_the_coordinator_has_let_it_in_and_answers(
     (tmp_path / "node" / "logs").mkdir(parents=True)
     (tmp_path / "node" / "logs" / "supernode.log").write_text(lines)
     assert node.online(tmp_path) == online
+
+
+def test_an_invitation_can_be_taken_without_starting_anything(
+    layout: Layout, shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = invited(layout, shop)
+    assert type_(["merchant", "--dir", str(shop), "join", "--no-start"], monkeypatch) == 2
+    assert "--no-start takes an INVITATION" in capsys.readouterr().err
+    assert type_(["merchant", "--dir", str(shop), "join", str(path), "--no-start"], monkeypatch) == 0
+    assert "starts the node" in capsys.readouterr().out
+    assert node.read_invitation(shop / node.INVITATION).merchant == identity(shop)
+    assert list((shop / "node").iterdir()) == []
+
+
+def test_a_node_that_systemd_or_a_container_watches_is_seen_by_its_port_and_its_own_log(
+    layout: Layout, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.take_invitation(shop, invited(layout, shop))
+    monkeypatch.setenv(node.HOST, "0.0.0.0")
+    log = node.begin_log(shop, "supernode")
+    with socket.create_server(("127.0.0.1", 0)) as port:
+        (shop / node.PORT).write_text(f"{port.getsockname()[1]}\n")
+        assert (node.status(shop).running, node.status(shop).online) == (True, False)
+        with log.open("a") as file:
+            file.write("INFO: SuperNode ID: 7\n")
+        assert (node.status(shop).running, node.status(shop).online) == (True, True)
+    assert (node.status(shop).running, node.status(shop).online) == (False, False)
+
+
+def test_a_supernode_of_systemd_or_a_container_writes_flowers_words_below_the_start(tmp_path: Path) -> None:
+    path = node.begin_log(tmp_path, "supernode")
+    supernode.keep_log(str(path))
+    handler = supernode.log.handlers[-1]
+    try:
+        supernode.log.info("SuperNode ID: %d", 7)
+        supernode.log.debug("Runtime.AcquireTask")
+    finally:
+        supernode.log.removeHandler(handler)
+        handler.close()
+    assert node.online(tmp_path)
+    assert "AcquireTask" not in path.read_text()
+    assert node.begin_log(tmp_path, "supernode") == path
+    assert not node.online(tmp_path)
 
 
 def test_a_revoked_merchant_comes_back_with_a_new_key_only(layout: Layout, shop: Path) -> None:
