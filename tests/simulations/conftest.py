@@ -6,13 +6,31 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.lora import bench
 from simulations.merchants import open_shop
-from simulations.scenario import Scenario
+from simulations.scenario import Scenario, load_scenario
 from simulations.world import make_shops
+
+
+def two_rounds(base: str, **told: Any) -> Scenario:
+    """A few tiny shops and two private rounds, on one thread, with what is told besides."""
+    usual = {
+        "world.weeks": 20,
+        "model.base": base,
+        "lora.rank": 4,
+        "training.rounds": 2,
+        "privacy.rate": 0.5,
+        "privacy.steps": 2,
+        "privacy.max_tokens": 64,
+        "privacy.spare_rounds": 8,
+        "engine.threads": 1,
+        "evaluation.per_task": 1,
+    }
+    return load_scenario("shops-zh", usual | told)
 
 
 def opened(scenario: Scenario, folder: Path) -> Path:

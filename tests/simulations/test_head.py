@@ -35,8 +35,8 @@ from common.tokens import Rows
 from common.wire import TrainAsk, TrainReply, parted, prefixed, unpack_ask, unpack_reply
 from server.rounds import load_round, read_record
 from simulations.run import simulate
-from simulations.scenario import Scenario, load_scenario
-from tests.simulations.conftest import opened
+from simulations.scenario import Scenario
+from tests.simulations.conftest import opened, two_rounds
 
 SHARE = 0.4
 
@@ -46,21 +46,11 @@ def small(base: str, **changes: Any) -> Scenario:
     told = {
         "scenario.merchants": 3,
         "world.customers": 10,
-        "world.weeks": 20,
-        "model.base": base,
-        "lora.rank": 4,
-        "training.rounds": 2,
         "training.head_share": SHARE,
-        "privacy.rate": 0.5,
-        "privacy.steps": 2,
         "privacy.divisor": 5.0,
-        "privacy.max_tokens": 64,
-        "privacy.spare_rounds": 8,
-        "engine.threads": 1,
-        "evaluation.per_task": 1,
         "evaluation.questions": 4,
     }
-    return load_scenario("shops-zh", told | changes)
+    return two_rounds(base, **told | changes)
 
 
 @pytest.fixture(scope="module")

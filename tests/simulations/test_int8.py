@@ -26,8 +26,8 @@ from common.wire import ARRAYS, TrainAsk, TrainReply, unpack_reply
 from server.rounds import latest_round, read_record
 from simulations.attacks import ATTACKS
 from simulations.run import train
-from simulations.scenario import Scenario, load_scenario
-from tests.simulations.conftest import opened
+from simulations.scenario import Scenario
+from tests.simulations.conftest import opened, two_rounds
 
 
 def small(base: str, **changes: Any) -> Scenario:
@@ -35,21 +35,11 @@ def small(base: str, **changes: Any) -> Scenario:
     told = {
         "scenario.merchants": 2,
         "world.customers": 8,
-        "world.weeks": 20,
-        "model.base": base,
-        "lora.rank": 4,
-        "training.rounds": 2,
         "training.wire": "int8",
-        "privacy.rate": 0.5,
-        "privacy.steps": 2,
         "privacy.divisor": 4.0,
-        "privacy.max_tokens": 64,
-        "privacy.spare_rounds": 8,
-        "engine.threads": 1,
-        "evaluation.per_task": 1,
         "evaluation.questions": 0,
     }
-    return load_scenario("shops-zh", told | changes)
+    return two_rounds(base, **told | changes)
 
 
 @pytest.fixture(scope="module")
