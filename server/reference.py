@@ -6,9 +6,11 @@ the reference than with it. In n dimensions sqrt(n) times its cosine is standard
 
     z = sqrt(n) cos(update, reference)          S = (z of all the merchant's rounds, added up) / sqrt(rounds)
 
-tell a turned update from an honest one: of 30,000 updates that are nothing but noise one has z below -4.
+tell a turned update from an honest one: of 30,000 updates that are nothing but noise one has z below -4. Where most updates
+clearly lead towards the reference, their median is 2 or more, leading away from it is enough.
 Where there is little noise every difference is significant, and shops do differ. So an update must also lie far below the
-other merchants': three deviations below the median, as robust statistics count them (Huber & Ronchetti 2009, chapter 5).
+other merchants': two and a half deviations below the median, as robust statistics count them (Huber & Ronchetti 2009, chapter 5),
+where a deviation is at least the 1 that noise alone has. What is set aside is tried again in the next round.
 Updates are private before they come here, so this is post-processing.
 
 reference.jsonl     one example a line: {"prompt": "…", "target": "…"}, as the model is asked and what it should answer
@@ -40,7 +42,9 @@ MAX_TOKENS = 128
 BATCH = 16
 LEAST = -4.0
 """Below it an update can be set aside: by its own z, or by its merchant's S."""
-REACH = 3.0
+CLEAR = 2.0
+"""Where the merchants' median is as high, 0 takes the place of `LEAST`."""
+REACH = 2.5
 """How many deviations below the merchants' median it must also lie."""
 NORMAL = 1.4826
 """The deviation of a normal distribution over its median absolute deviation."""
@@ -132,14 +136,17 @@ def _square(tensors: Mapping[str, torch.Tensor]) -> float:
     return math.fsum(float(one.double().square().sum()) for one in tensors.values())
 
 
-def lowest(values: Sequence[float], least: float) -> float:
-    """Return what no honest value lies below: `least`, or three robust deviations below the median where that is less.
+def lowest(values: Sequence[float]) -> float:
+    """Return what no honest value is expected below, given those of all merchants.
 
-    >>> lowest([3.0, 4.0, 5.0, 4.5, -5.0], -4.0), round(lowest([0.0, 9.0, 4.0, 15.0, 12.0], -4.0), 1)
-    (-4.0, -13.2)
+    >>> lowest([4.0, 4.5, 5.0, 4.5, -5.0]), lowest([1.0, 0.5, -1.0, 1.5, -5.0])
+    (0.0, -4.0)
+    >>> round(lowest([0.0, 9.0, 4.0, 15.0, 12.0]), 1)
+    -9.5
     """
     middle = median(values)
-    return min(least, middle - REACH * NORMAL * median(abs(value - middle) for value in values))
+    deviation = max(1.0, NORMAL * median(abs(value - middle) for value in values))
+    return min(0.0 if middle >= CLEAR else LEAST, middle - REACH * deviation)
 
 
 def objections(found: Mapping[str, float], before: Mapping[str, Sequence[float]]) -> dict[str, str]:
@@ -148,16 +155,16 @@ def objections(found: Mapping[str, float], before: Mapping[str, Sequence[float]]
     `before` holds the agreements of earlier rounds, of every merchant that has any.
 
     >>> honest = {"a": 2.0, "b": 3.0, "c": 2.5}
-    >>> objections({**honest, "d": -4.4}, {})["d"]
-    "against the coordinator's reference: z = -4.4, below -4"
-    >>> objections({**honest, "d": -2.9}, {"d": [-2.8, -2.6]})["d"]
-    "against the coordinator's reference: -4.8 over 3 rounds, below -4"
+    >>> objections({**honest, "d": -2.1}, {})["d"]
+    "against the coordinator's reference: z = -2.1, below -0.25"
+    >>> objections({**honest, "d": -0.1}, {one: [3.0] for one in "abcd"} | {"d": [-2.8]})["d"]
+    "against the coordinator's reference: -2.1 over 2 rounds, below 0"
     >>> objections({"a": 12.0, "b": 3.0, "c": 8.0, "d": -4.4}, {})["d"]
     ''
     """
     rounds = {merchant: [*before.get(merchant, ()), z] for merchant, z in found.items()}
     means = {merchant: fmean(one) for merchant, one in {**before, **rounds}.items() if one}
-    now = lowest(list(found.values()), LEAST)
+    now = lowest(list(found.values()))
     return {merchant: _reason(one, now, list(means.values())) for merchant, one in rounds.items()}
 
 
@@ -166,6 +173,6 @@ def _reason(agreements: Sequence[float], now: float, means: Sequence[float]) -> 
     z, root = agreements[-1], math.sqrt(len(agreements))
     if z < now:
         return f"against the coordinator's reference: z = {z:.1f}, below {now:.3g}"
-    score, limit = fmean(agreements) * root, lowest(means, LEAST / root) * root
+    score, limit = fmean(agreements) * root, lowest([mean * root for mean in means])
     over = f"{score:.1f} over {len(agreements)} rounds, below {limit:.3g}"
     return f"against the coordinator's reference: {over}" if score < limit else ""
