@@ -61,16 +61,18 @@ def _round(what: str) -> tuple[Figure, ...]:
     )
 
 
+def _step(what: str) -> tuple[Figure, ...]:
+    return (
+        Figure("times", "fast / plain", f"private step of 124 M parameters, {what}, over plain PEFT"),
+        Figure("times", "fast / open", "over the same engine without privacy"),
+        Figure("times", "fast / opacus", "over Opacus"),
+    )
+
+
 CASES: tuple[Case, ...] = (
-    Case(
-        "dp-step",
-        {},
-        (
-            Figure("times", "fast / plain", "private step of 124 M parameters over plain PEFT"),
-            Figure("times", "fast / open", "over the same engine without privacy"),
-            Figure("times", "fast / opacus", "over Opacus"),
-        ),
-    ),
+    Case("dp-step", {}, _step("full rows")),
+    Case("dp-step", {"rows": "shops"}, _step("a shop's rows"), "dp-step-shops"),
+    Case("dp-step", {"rows": "ragged"}, _step("rows of 8 to 64 ids"), "dp-step-ragged"),
     Case("round-overhead", {}, _round("a base that costs nothing")),
     Case(
         "round-overhead",

@@ -24,15 +24,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from client.train.fast import FastGradients, Pass, passes, token_weights
-from client.train.sampling import SecureRandom
+from client.data.dataset import make_dataset
+from client.train.fast import FastGradients, Pass, pieces, token_weights
+from client.train.sampling import Rehearsal, SecureRandom
 from client.train.trainer import LocalSettings, per_customer_gradients, private, private_step
 from common.config import Settings
 from common.files import sha256
 from common.lora import lift
 from common.methods import trained
+from common.model import load_base
 from common.privacy.plan import RoundPlan
 from common.tokens import Rows
+from simulations.merchants import make_world
+from simulations.scenario import load_scenario
 
 Way: TypeAlias = Literal["plain", "open", "fast", "opacus"]
 WAYS: tuple[Way, ...] = ("plain", "open", "fast", "opacus")
@@ -60,9 +64,10 @@ class DpStep(Settings):
     tokens: Annotated[int, Field(ge=8, le=1024)] = Field(64, description="bound of a customer's row")
     rank: Annotated[int, Field(ge=1, le=256)] = Field(8, description="rank of the adapter on c_attn")
     method: Literal["fedsvd", "fedavg"] = Field("fedsvd", description="fedsvd trains B, fedavg A and B")
-    rows: Literal["full", "ragged"] = Field(
+    rows: Literal["full", "ragged", "shops"] = Field(
         "full",
-        description="full: every id counts; ragged: rows of 8 ids to the bound, the second half counts, by buckets",
+        description="full: every id counts; ragged: 8 ids to the bound, the second half counts; shops: a shop's of "
+        "shops-zh as training makes them; the last two by buckets",
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the base in the fast engine")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(2, description="threads of torch")
@@ -91,6 +96,8 @@ def carrier(settings: DpStep) -> PeftModel:
 
 def draw_rows(settings: DpStep, vocabulary: int) -> Rows:
     """Return the rows of the step's customers, the same for every way."""
+    if settings.rows == "shops":
+        return shop_rows(settings)
     random = np.random.default_rng(1)
     ids_BT = random.integers(1, vocabulary, (settings.batch, settings.tokens))
     places_T = np.arange(settings.tokens)[None]
@@ -98,6 +105,15 @@ def draw_rows(settings: DpStep, vocabulary: int) -> Rows:
     if settings.rows == "full":
         return Rows(ids_BT, np.ones_like(ids_BT, dtype=np.bool_))
     return Rows(ids_BT, (places_T >= lengths_B1 // 2) & (places_T < lengths_B1))
+
+
+def shop_rows(settings: DpStep) -> Rows:
+    """Return what the first customers of a shop would train on, by the default base's ids."""
+    customers = max(settings.batch, 60)
+    scenario = load_scenario("shops-zh", {"scenario.merchants": 1, "world.customers": customers})
+    made = make_dataset(make_world(scenario)[0], load_base("default"), settings.tokens, 4, None)
+    rows = made.rows(range(settings.batch), Rehearsal(1))
+    return replace(rows, ids_BT=rows.ids_BT % SHAPES[settings.shape].get("vocab_size", 50257))
 
 
 def local(settings: DpStep, way: Way) -> LocalSettings:
@@ -137,14 +153,10 @@ def open_step(engine: FastGradients, rows: Rows, optimizer: torch.optim.Optimize
     """Take a step with the fast engine's kernels and one gradient for the whole batch."""
     optimizer.zero_grad(set_to_none=True)
     ids_BT, counts_BT = torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.counts_BT)
-    total: dict[torch.nn.Parameter, torch.Tensor] = {}
-    for places_U, length in passes(counts_BT, engine.padding):
-        part = Pass(torch.zeros(1, dtype=torch.long), 1)
-        engine.run(ids_BT[places_U, :length], token_weights(counts_BT)[places_U, :length], part)
-        for parameter, row in part.rows.items():
-            total[parameter] = total.get(parameter, 0) + row[0]
-    for parameter, gradient in total.items():
-        parameter.grad = gradient
+    part = Pass(tuple(pieces(counts_BT, engine.padding)), 1, together=True)
+    engine.run(ids_BT, token_weights(counts_BT), part)
+    for parameter, row in part.rows.items():
+        parameter.grad = row[0]
     optimizer.step()
 
 

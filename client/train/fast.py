@@ -15,7 +15,8 @@ trainer's, the same code whichever engine ran.
 Why it is faster than hooks: nothing is computed that nobody asked for, the activation function is one kernel, logits are
 never kept, and on request there is no work on padding.
 
-    B customers   U customers of one pass   T tokens   N = U T   D width   V vocabulary   I inputs   O outputs   R rank
+    B customers   U customers whose rows are cut to one length   T tokens   N positions of all   D width   V vocabulary
+    I inputs   O outputs   R rank
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from common.lora import named_in
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Padding: TypeAlias = Literal["full", "buckets"]
 
-BUCKETS = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+BUCKETS = tuple(part / 16 for part in range(1, 17))
 """Under `buckets` rows are cut to the first of these parts of the row's bound that holds all that counts."""
 
 BLOCK = 1024
@@ -89,20 +90,34 @@ class Layer:
 
 @dataclass
 class Pass:
-    """The customers that run together: their places among the B of the draw, and the gradients they have left."""
+    """How the positions of one pass lie behind one another, and the gradients that it leaves.
 
-    places_U: torch.Tensor
+    A piece is customers' places among the B of the draw and how many positions of each run. What is done position by
+    position is done to all pieces at once; only attention and the customers' own sums are taken piece by piece.
+    """
+
+    pieces: tuple[tuple[torch.Tensor, int], ...]
     total: int
+    together: bool = False
+    """Whether all are one customer: for comparison, no privacy."""
     rows: dict[torch.nn.Parameter, torch.Tensor] = field(default_factory=dict)
 
-    def keep(self, parameter: torch.nn.Parameter, gradient_U: torch.Tensor) -> None:
-        """Put the gradients (U, *weight) of `parameter` at their customers' places."""
-        if len(self.places_U) == self.total:  # places are in order
-            self.rows[parameter] = gradient_U
-            return
-        if parameter not in self.rows:
-            self.rows[parameter] = gradient_U.new_zeros(self.total, *parameter.shape)
-        self.rows[parameter][self.places_U] = gradient_U
+    def split(self, x_NI: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return `x` piece by piece, each (U, T, I)."""
+        sizes = [len(places_U) * length for places_U, length in self.pieces]
+        parts: tuple[torch.Tensor, ...] = torch.split(x_NI, sizes)
+        return tuple(
+            one.view(len(places_U), length, -1) for one, (places_U, length) in zip(parts, self.pieces, strict=True)
+        )
+
+    def taken(self, of_BT: torch.Tensor, start: int) -> torch.Tensor:
+        """Return (N,): what stands at the pass's positions, moved by `start`."""
+        return torch.cat([of_BT[places_U, start : start + length].flatten() for places_U, length in self.pieces])
+
+    def positions(self) -> torch.Tensor:
+        """Return (N,): each position's place in its row."""
+        device = self.pieces[0][0].device
+        return torch.cat([torch.arange(length, device=device).repeat(len(one)) for one, length in self.pieces])
 
 
 class FastGradients:
@@ -132,30 +147,28 @@ class FastGradients:
 
         The loss is `customer_loss`: a customer's mean over its own ids that count.
         """
-        weights_BT = token_weights(counts_BT)
-        rows: dict[torch.nn.Parameter, torch.Tensor] = {}
-        for places_U, length in passes(counts_BT, self.padding):
-            part = Pass(places_U, len(ids_BT), rows)
-            self.run(ids_BT[places_U, :length], weights_BT[places_U, :length], part)
+        part = Pass(tuple(pieces(counts_BT, self.padding)), len(ids_BT))
+        self.run(ids_BT, token_weights(counts_BT), part)
         for parameter in self.trained:
-            found = rows.get(parameter)
+            found = part.rows.get(parameter)
             parameter.grad_sample = parameter.new_zeros(len(ids_BT), *parameter.shape) if found is None else found
 
-    def run(self, ids_UT: torch.Tensor, weights_UT: torch.Tensor, part: Pass) -> None:
-        """Run the customers of one pass forward and backward; the last id is a target only."""
+    def run(self, ids_BT: torch.Tensor, weights_BT: torch.Tensor, part: Pass) -> None:
+        """Run the customers of one pass forward and backward; a row's last id is a target only."""
+        if not part.pieces:
+            return
         with torch.enable_grad():
-            hidden_ND = self.hidden(ids_UT[:, :-1], part)
+            hidden_ND = self.hidden(part.taken(ids_BT, 0), part)
         slope_ND = head_gradient(
-            hidden_ND.detach(), self.head_VD, ids_UT[:, 1:].flatten(), weights_UT[:, 1:].flatten(), self.padding
+            hidden_ND.detach(), self.head_VD, part.taken(ids_BT, 1), part.taken(weights_BT, 1), self.padding
         )
         hidden_ND.backward(slope_ND.to(hidden_ND.dtype))
 
-    def hidden(self, ids_UT: torch.Tensor, part: Pass) -> torch.Tensor:
+    def hidden(self, ids_N: torch.Tensor, part: Pass) -> torch.Tensor:
         """Return the last hidden states (N, D)."""
-        customers, length = ids_UT.shape
-        x_ND = (self.tokens_VD[ids_UT] + self.positions_TD[:length]).flatten(0, 1)
+        x_ND = self.tokens_VD[ids_N] + self.positions_TD[part.positions()]
         for layer in self.layers:
-            mixed_ND = attention(through(layer.attend, layer.first_norm(x_ND), part), customers, layer)
+            mixed_ND = attention(through(layer.attend, layer.first_norm(x_ND), part), layer, part)
             x_ND = x_ND + through(layer.leave, mixed_ND, part)
             wide_NO = layer.activation(through(layer.widen, layer.second_norm(x_ND), part))
             x_ND = x_ND + through(layer.narrow, wide_NO, part)
@@ -169,23 +182,23 @@ def token_weights(counts_BT: torch.Tensor) -> torch.Tensor:
     return counted / counted.sum(1, keepdim=True).clamp(min=1)
 
 
-def passes(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield places of customers that run together and the public length of their rows.
+def pieces(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield places of customers whose rows run to one public number of positions, and that number.
 
-    Under `full` all run at the row's bound. Under `buckets` a row is cut behind its last id that counts, rounded up to a
+    Under `full` all run to the row's bound. Under `buckets` a row is cut behind its last id that counts, rounded up to a
     public length; what stands behind cannot be seen by what counts, and a row where nothing counts has no gradient.
     """
     customers, bound = counts_BT.shape
     if padding == "full":
-        if bound > 1:
-            yield torch.arange(customers, device=counts_BT.device), bound
+        if customers and bound > 1:
+            yield torch.arange(customers, device=counts_BT.device), bound - 1
         return
     ends_B = ((counts_BT > 0) * torch.arange(1, bound + 1, device=counts_BT.device)).amax(1)
     below = 1
     for length in (math.ceil(bound * share) for share in BUCKETS):
         places = ((ends_B > below) & (ends_B <= length)).nonzero()[:, 0]
         if len(places):
-            yield places, length
+            yield places, length - 1
         below = max(below, length)
 
 
@@ -226,25 +239,39 @@ class Adapted(torch.autograd.Function):
             if dx_NI is not None:
                 dx_NI.addmm_(dh_NR, pair.A_RI.to(dy_NO.dtype))
             if pair.B_OR.requires_grad:
-                ctx.part.keep(pair.B_OR, by_customer(dy_NO, h_NR, ctx.part).mul_(pair.scale))
+                ctx.part.rows[pair.B_OR] = by_customer(dy_NO, h_NR, ctx.part).mul_(pair.scale)
             if pair.A_RI.requires_grad:
-                ctx.part.keep(pair.A_RI, by_customer(dh_NR, x_NI, ctx.part))
+                ctx.part.rows[pair.A_RI] = by_customer(dh_NR, x_NI, ctx.part)
         return dx_NI, None, None, None
 
 
 def by_customer(left_NO: torch.Tensor, right_NI: torch.Tensor, part: Pass) -> torch.Tensor:
-    """Return (U, O, I) in float32: left' right, summed over each customer's own tokens."""
-    customers = len(part.places_U)
-    left, right = (one.float().view(customers, -1, one.shape[1]) for one in (left_NO, right_NI))
-    return torch.bmm(left.transpose(1, 2), right)
+    """Return (B, O, I) in float32: left' right, summed over each customer's own positions."""
+    left, right = left_NO.float(), right_NI.float()
+    if part.together:
+        return (left.t() @ right)[None]
+    sums = [torch.bmm(one.mT, other) for one, other in zip(part.split(left), part.split(right), strict=True)]
+    if len(part.pieces[0][0]) == part.total:  # places are in order
+        return sums[0]
+    found = left.new_zeros(part.total, left.shape[1], right.shape[1])
+    for (places_U, _), one in zip(part.pieces, sums, strict=True):
+        found[places_U] = one
+    return found
 
 
-def attention(qkv_NO: torch.Tensor, customers: int, layer: Layer) -> torch.Tensor:
+def attention(qkv_NO: torch.Tensor, layer: Layer, part: Pass) -> torch.Tensor:
     """Return (N, D): causal attention within each customer's row."""
-    split = qkv_NO.view(customers, -1, 3, layer.heads, qkv_NO.shape[1] // (3 * layer.heads)).unbind(2)
+    mixed = [row_attention(one, layer) for one in part.split(qkv_NO)]
+    return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+
+def row_attention(qkv_UTO: torch.Tensor, layer: Layer) -> torch.Tensor:
+    """Return (U T, D): the same for rows of one length."""
+    customers, length, width = qkv_UTO.shape
+    split = qkv_UTO.view(customers, length, 3, layer.heads, width // (3 * layer.heads)).unbind(2)
     query, key, value = (one.transpose(1, 2) for one in split)
     mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=layer.scaling)
-    return mixed.transpose(1, 2).reshape(len(qkv_NO), -1)
+    return mixed.transpose(1, 2).reshape(customers * length, -1)
 
 
 def head_gradient(

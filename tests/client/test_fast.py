@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from client.config import TrainChoice
 from client.train import fast
-from client.train.fast import FastGradients, entropy_gradient, passes
+from client.train.fast import FastGradients, entropy_gradient, pieces
 from client.train.loss import customer_loss
 from client.train.sampling import Rehearsal
 from client.train.trainer import LocalSettings, per_customer_gradients, private, train_round
@@ -156,7 +156,8 @@ def test_adapters_in_the_upper_layers_only_and_no_graph_below_them() -> None:
     model, rows = carrier(("2.attn.c_attn", "2.mlp.c_proj")), rows_of()
     assert apart(gradients(model, rows, FAST), one_by_one(model, rows)) < 1e-5
     engine = FastGradients(model)
-    hidden = engine.hidden(torch.from_numpy(rows.ids_BT), fast.Pass(torch.arange(len(LENGTHS)), len(LENGTHS)))
+    whole = fast.Pass(((torch.arange(len(LENGTHS)), T),), len(LENGTHS))
+    hidden = engine.hidden(torch.from_numpy(rows.ids_BT).flatten(), whole)
     assert nodes(hidden.grad_fn).count("NativeLayerNormBackward0") == 2  # of seven: the last and the one above c_attn
 
 
@@ -256,9 +257,10 @@ def shapes(model: PeftModel, rows: Rows, padding: fast.Padding, monkeypatch: pyt
     with monkeypatch.context() as patch:
         hidden, entropy = FastGradients.hidden, fast.entropy_gradient
 
-        def watched(self: FastGradients, ids_UT: torch.Tensor, part: fast.Pass) -> torch.Tensor:
-            seen.append(("network", tuple(ids_UT.shape)))
-            return hidden(self, ids_UT, part)
+        def watched(self: FastGradients, ids_N: torch.Tensor, part: fast.Pass) -> torch.Tensor:
+            assert len(ids_N) == sum(len(places) * length for places, length in part.pieces)
+            seen.extend(("network", (len(places), length)) for places, length in part.pieces)
+            return hidden(self, ids_N, part)
 
         def scored(hidden_ND: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
             seen.append(("head", tuple(hidden_ND.shape)))
@@ -290,8 +292,8 @@ def test_every_row_that_counts_runs_once_and_whole(bound: int) -> None:
     random = np.random.default_rng(bound)
     counts = torch.from_numpy(np.arange(bound)[None] < random.integers(0, bound + 1, 40)[:, None])
     met: list[int] = []
-    for places, length in passes(counts, "buckets"):
-        assert not bool(counts[places, length:].any())
+    for places, length in pieces(counts, "buckets"):
+        assert not bool(counts[places, length + 1 :].any())
         met += places.tolist()
     assert sorted(met) == [row for row in range(40) if bool(counts[row, 1:].any())]
 
@@ -338,9 +340,9 @@ def test_planted_fault_adding_up_over_the_draw_instead_of_each_customer_is_seen(
 
 
 def test_planted_fault_a_bucket_too_short_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = passes
+    honest = pieces
     monkeypatch.setattr(
-        fast, "passes", lambda counts, padding: ((places, length - 1) for places, length in honest(counts, padding))
+        fast, "pieces", lambda counts, padding: ((places, length - 1) for places, length in honest(counts, padding))
     )
     model, rows = carrier(), rows_of()
     assert apart(gradients(model, rows, replace(FAST, padding="buckets")), one_by_one(model, rows)) > 1e-3

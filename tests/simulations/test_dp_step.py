@@ -56,6 +56,15 @@ def test_ragged_rows_differ_in_length_and_full_ones_count_everywhere() -> None:
     assert bool(draw_rows(TINY, 200).counts_BT.all())
 
 
+def test_a_shops_rows_are_the_same_every_time_and_hold_prompts_that_do_not_count() -> None:
+    settings = TINY.model_copy(update={"rows": "shops", "batch": 20})
+    one, other = (draw_rows(settings, 200) for _ in range(2))
+    assert one.ids_BT.shape == (20, 24)
+    assert int(one.ids_BT.max()) < 200
+    assert bool((one.ids_BT == other.ids_BT).all() and (one.counts_BT == other.counts_BT).all())
+    assert 0.05 < one.counts_BT.mean() < 0.95
+
+
 def test_the_benchmark_is_listed_and_facts_are_readable() -> None:
     assert "without privacy" in BENCHMARKS["dp-step"].about
     assert [short(value) for value in (0.61234, 123456.7, 12, "ab")] == ["0.612", "123,457", "12", "ab"]
