@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS ?= dev,ray,real,databases
+# Test files that run at the same time, each with one thread of torch.
+JOBS ?= 2
 STAMP := .venv/.installed
 
 .PHONY: install simulate test lint bench docs clean deploy-demo
@@ -29,7 +31,7 @@ lint: install
 	"$(BIN)/mypy"
 
 test: lint
-	"$(BIN)/python" -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 bench: install
 	"$(BIN)/fugou" bench $(ARGS)
