@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from flwr.supercore.fab import Fab
+from flwr.supercore.run import RunNotRunningException
 
 from common.bundle import app_files, difference, files_digest
 from common.processes import LOG
@@ -49,13 +51,33 @@ def main() -> None:
             fab: Fab = get(digest, run)
             return Fab(fab.hash_str, fab.content, {"valid_license": "checked here"})
 
-        run: int | None = store(**{**values, "get_fab": get_marked})
-        return run
+        return fetched(store, **{**values, "get_fab": get_marked})
 
     vars(node)["_verify_fab"] = is_own
     vars(node)["_pull_and_store_message"] = store_after_check
     vars(command)["start_client_internal"] = start_with_check
     command.flower_supernode()
+
+
+def fetched(store: Callable[..., int | None], **values: Any) -> int | None:
+    """Return what Flower's `store` does, and leave nothing of a message whose run ends while it is fetched.
+
+    Flower takes back what it began for a message wherever an Exception stops it; that a run has ended is a BaseException,
+    which passes that by. The message would stay, a child would wait for its contents for ever, and once that child died the
+    error reply to the old message would go out in place of the next one's: each reply one message late until the node ends.
+    """
+    ends = {name: _with_an_exception(values[name]) for name in ("pull_object", "confirm_message_received")}
+    return store(**{**values, **ends})
+
+
+def _with_an_exception(call: Callable[..., Any]) -> Callable[..., Any]:
+    def told(*given: Any) -> Any:
+        try:
+            return call(*given)
+        except RunNotRunningException:
+            raise RuntimeError("its run has ended") from None
+
+    return told
 
 
 def keep_log(path: str) -> None:

@@ -57,8 +57,10 @@ def kill(folder: Path, name: str) -> None:
 
 
 def children(pid: int) -> list[int]:
+    """Return the children that still run; one that has ended stays until its parent takes leave of it."""
     with contextlib.suppress(OSError):
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        every = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [one for one in every if Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[0] != "Z"]
     return []
 
 
