@@ -14,6 +14,7 @@ import click
 
 from common.cli import announce, as_json, language
 from common.errors import UserError
+from common.methods import METHODS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -30,7 +31,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--rounds", type=click.IntRange(1), help="Rounds of the run.")
 @click.option("--merchants", type=click.IntRange(1), help="Merchants that take part.")
 @click.option("--epsilon", type=float, help="Every merchant's cap at the scenario's delta; inf trains without noise.")
-@click.option("--method", help="Aggregation rule: fedavg, ffa or fedsvd.")
+@click.option("--method", help=f"Aggregation rule: {', '.join(METHODS)}.")
 @click.option("--arms", help="Comma-separated: federated, local (every shop alone), central (all rows in one place).")
 @click.option("--base", help="default, a folder, or a hub id of a GPT-2.")
 @click.option(
