@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,7 @@ from common.files import write_atomic
 from common.html import styled
 from common.privacy import accountant
 from common.privacy.accountant import Setting, up
+from common.verdicts import in_words
 from server.report_words import Lang, phrase
 from server.rounds import ROUNDS, read_record
 
@@ -222,6 +223,7 @@ def as_data(found: Federation) -> dict[str, Any]:
 def page_of(found: Federation, lang: Lang) -> str:
     """Return the report as one self-contained HTML page."""
     say = partial(phrase, lang)
+    found = replace(found, said=tuple((*one[:3], in_words(one[3], lang)) for one in found.said))
     folder = Path(__file__).parent / "templates"
     return styled(folder, "federation.html.j2", "federation.css.j2", page=_page(found, say), say=say)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -41,6 +41,7 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.html import styled
 from common.privacy.accountant import up
+from common.verdicts import in_words
 from simulations.phrases import PHRASES, Lang, phrase
 from simulations.results import (
     ArmDifference,
@@ -88,7 +89,16 @@ class Panel:
 
 def write_report(run: RunResult, path: Path, lang: Lang) -> None:
     """Write the report of one run to `path`; raise `UserError` when it cannot be written."""
-    write_atomic(path, _render("report.html.j2", lang, _report(run, partial(phrase, lang))))
+    write_atomic(path, _render("report.html.j2", lang, _report(_spoken(run, lang), partial(phrase, lang))))
+
+
+def _spoken(run: RunResult, lang: Lang) -> RunResult:
+    """Return the run with its verdicts' reasons in the page's language."""
+    records = [
+        replace(one, merchants=tuple(replace(who, reason=in_words(who.reason, lang)) for who in one.merchants))
+        for one in run.records
+    ]
+    return replace(run, records=tuple(records))
 
 
 def write_comparison(runs: Sequence[RunResult], path: Path, lang: Lang) -> None:
