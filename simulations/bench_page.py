@@ -1,5 +1,7 @@
 """`fugou bench all -o DIR`: every benchmark in turn, one file each, and a page that puts their figures side by side.
 
+README.md holds the figures as one table, index.html the same with plots of what was measured beside what it is held against.
+
 A benchmark whose file is in the folder is not run again, so a stopped run goes on where it was; one that fails is told on
 the page and the others go on. Every row of the page names the one command that measures it again.
 """
@@ -7,23 +9,39 @@ the page and the others go on. Every row of the page names the one command that 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.charts import Bar, BarRow, Caption, Column, Table, bar_chart
+from common.charts import Figure as Drawing
 from common.errors import FugouError, UserError
 from common.files import write_atomic
+from common.html import styled
 from simulations.bench import run_benchmarks, short
 
 Tell = Callable[[str], None]
 
-PAGE = "README.md"
+PAGE, PLOTS = "README.md", "index.html"
 
 
 @dataclass(frozen=True)
 class Figure:
     """Numbers of a benchmark: of measurements whose name begins so, facts whose name ends so, and in which words."""
+
+    measurement: str
+    fact: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Bars of a benchmark: of measurements whose name begins so, facts that match as a whole, and what they count.
+
+    What the pattern's group holds is a bar's label; beside the facts there is each measurement's `peak MiB`.
+    """
 
     measurement: str
     fact: str
@@ -38,6 +56,7 @@ class Case:
     changes: Mapping[str, Any]
     figures: tuple[Figure, ...]
     file: str = ""
+    plots: tuple[Plot, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,16 +88,27 @@ def _step(what: str) -> tuple[Figure, ...]:
     )
 
 
+STEPS = (
+    Plot("times", r"(plain|open|fast|opacus) cpu s", "processor seconds a step"),
+    Plot("peak of ", "peak MiB", "peak memory, MiB"),
+)
+ROUNDS = (Plot("rounds", r"(\w+) s a round", "seconds a round"), Plot("rounds", r"(\w+) s in all", "seconds in all"))
+CROWD = (
+    Plot("", "peak MiB", "peak memory, MiB"),
+    Plot("", "train ms a merchant-round", "milliseconds a merchant-round"),
+)
+
 CASES: tuple[Case, ...] = (
-    Case("dp-step", {}, _step("full rows")),
-    Case("dp-step", {"rows": "shops"}, _step("a shop's rows"), "dp-step-shops"),
-    Case("dp-step", {"rows": "ragged"}, _step("rows of 8 to 64 ids"), "dp-step-ragged"),
-    Case("round-overhead", {}, _round("a base that costs nothing")),
+    Case("dp-step", {}, _step("full rows"), plots=STEPS),
+    Case("dp-step", {"rows": "shops"}, _step("a shop's rows"), "dp-step-shops", STEPS),
+    Case("dp-step", {"rows": "ragged"}, _step("rows of 8 to 64 ids"), "dp-step-ragged", STEPS),
+    Case("round-overhead", {}, _round("a base that costs nothing"), plots=ROUNDS),
     Case(
         "round-overhead",
         {"base": "default", "rounds": 5, "repetitions": 3},
         _round("the default base"),
         "round-overhead-default",
+        ROUNDS,
     ),
     Case(
         "merchants",
@@ -87,6 +117,7 @@ CASES: tuple[Case, ...] = (
             Figure("1000 merchants", "peak / first peak", "peak memory of 1,000 merchants over that of 100"),
             Figure("1000 merchants", "train ms a merchant-round", "milliseconds a merchant-round"),
         ),
+        plots=CROWD,
     ),
     Case(
         "merchants",
@@ -98,13 +129,44 @@ CASES: tuple[Case, ...] = (
             Figure("1000 merchants", "train ms a merchant-round", "milliseconds a merchant-round"),
         ),
         "merchants-all",
+        CROWD,
     ),
-    Case("ingest", {}, (Figure("csv", "lines a second", "order lines a second from a CSV"),)),
-    Case("accounting", {}, (Figure("accounting", "ours s", "seconds for epsilon of 10,000 rounds"),)),
-    Case("aggregation", {}, (Figure("aggregation", "fedsvd s", "seconds to add up 100 merchants by fedsvd"),)),
-    Case("wire", {}, (Figure("wire", "read s", "seconds to read and check a reply"),)),
-    Case("membership", {}, (Figure("", " AUC", "membership attack"),)),
-    Case("serve", {}, (Figure("", " p99 ms", "99 in 100 answers of a shop's service within, milliseconds"),)),
+    Case(
+        "ingest",
+        {},
+        (Figure("csv", "lines a second", "order lines a second from a CSV"),),
+        plots=(Plot("", "lines a second", "order lines a second"), Plot("", "peak MiB", "peak memory, MiB")),
+    ),
+    Case(
+        "accounting",
+        {},
+        (Figure("accounting", "ours s", "seconds for epsilon of 10,000 rounds"),),
+        plots=(Plot("accounting", "(.+) s", "seconds"),),
+    ),
+    Case(
+        "aggregation",
+        {},
+        (Figure("aggregation", "fedsvd s", "seconds to add up 100 merchants by fedsvd"),),
+        plots=(Plot("aggregation", "(.+) s", "seconds for 100 merchants"),),
+    ),
+    Case(
+        "wire",
+        {},
+        (Figure("wire", "read s", "seconds to read and check a reply"),),
+        plots=(Plot("wire", "(.+) s", "seconds a reply"),),
+    ),
+    Case(
+        "membership",
+        {},
+        (Figure("", " AUC", "membership attack"),),
+        plots=(Plot("", "(.+) AUC", "area under the ROC curve; 0.5 is chance"),),
+    ),
+    Case(
+        "serve",
+        {},
+        (Figure("", " p99 ms", "99 in 100 answers of a shop's service within, milliseconds"),),
+        plots=(Plot("", "(.+) p99 ms", "99 in 100 within, milliseconds"),),
+    ),
 )
 
 
@@ -121,9 +183,14 @@ def run_all(cases: Sequence[Case], folder: Path, tell: Tell) -> Path:
         found = _measured(case, tell)
         if found:
             write_atomic(file, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
-        write_atomic(folder / PAGE, page(cases, folder))
+        _write(cases, folder)
+    _write(cases, folder)
+    return folder / PLOTS
+
+
+def _write(cases: Sequence[Case], folder: Path) -> None:
     write_atomic(folder / PAGE, page(cases, folder))
-    return folder / PAGE
+    write_atomic(folder / PLOTS, plotted(cases, folder))
 
 
 def _measured(case: Case, tell: Tell) -> dict[str, Any]:
@@ -150,6 +217,60 @@ def page(cases: Sequence[Case], folder: Path) -> str:
     return "\n".join(["# Figures", "", *rows, "", "Machines:", "", *made]) + "\n"
 
 
+def plotted(cases: Sequence[Case], folder: Path) -> str:
+    """Return the page as one self-contained HTML file: every case with its plots, its figures and its command."""
+    parts: list[dict[str, Any]] = []
+    machines: dict[str, None] = {}
+    for case in cases:
+        found = read_case(folder / f"{case.name}.json")
+        if found is None:
+            parts.append({"name": case.name, "command": case.command, "plots": None})
+            continue
+        measurements = found["benchmarks"][case.bench]["measurements"]
+        machines[told(found["machine"])] = None
+        parts.append({
+            "name": case.name,
+            "command": case.command,
+            "plots": [one for place, plot in enumerate(case.plots) if (one := drawing(case, place, plot, measurements))],
+            "figures": Table(case.name, HEADS, [[words, value, load] for words, value, load in figures(case, measurements)]),
+        })  # fmt: skip
+    return styled(Path(__file__).parent / "templates", "bench.html.j2", parts=parts, machines=list(machines))
+
+
+HEADS = (Column("what", "name"), Column("figure", "num"), Column("load before", "num"))
+
+
+def drawing(case: Case, place: int, plot: Plot, measurements: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Return a plot with its numbers beside it; None where nothing of it was measured."""
+    found = bars(plot, measurements)
+    if not found:
+        return None
+    rows = [BarRow(label, [Bar(value, "solid", text)]) for label, value, text in found]
+    words = "; ".join(f"{label} {text}" for label, _, text in found)
+    caption = Caption(f"{case.name}-{place}", plot.words, words, x=plot.words)
+    chart = bar_chart(caption, rows, high=max(value for _, value, _ in found) or 1.0, legend={})
+    table = Table(plot.words, (Column("", "name"), Column(plot.words, "num")), [[one, text] for one, _, text in found])
+    return Drawing(plot.words, [], chart, table)
+
+
+def bars(plot: Plot, measurements: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, str]]:
+    """Return label, length and text of a plot's bars; a fact with its interval is a text that begins with its number.
+
+    >>> bars(Plot("", "(.+) AUC", ""), [{"name": "epsilon 3", "facts": {"member AUC": "0.51 (0.48 to 0.54)"}}])
+    [('member', 0.51, '0.51 (0.48 to 0.54)')]
+    """
+    chosen = [one for one in measurements if one["name"].startswith(plot.measurement)]
+    found = []
+    for one in chosen:
+        for fact, value in {**one["facts"], "peak MiB": one.get("usage", {}).get("peak_mib")}.items():
+            if value is None or not (match := re.fullmatch(plot.fact, fact)):
+                continue
+            name = one["name"] if len(chosen) > 1 or not match.groups() else ""
+            label = ", ".join(part for part in (name, *match.groups()) if part)
+            found.append((label, float(str(value).split()[0]), short(value)))
+    return found
+
+
 def read_case(file: Path) -> dict[str, Any] | None:
     """Return what a case's file holds, or None where there is none; raise `UserError` for a damaged one."""
     if not file.exists():
@@ -164,14 +285,20 @@ def read_case(file: Path) -> dict[str, Any] | None:
 def lines(case: Case, measurements: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a row of the table for every figure that was measured; the first one names the command."""
     command = f"`{case.command}`"
+    for words, value, load in figures(case, measurements):
+        yield f"| {words} | {value} | {load} | {command} |"
+        command = ""
+
+
+def figures(case: Case, measurements: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yield words, value and load before of every figure that was measured."""
     for figure in case.figures:
         for one, fact in found_in(figure, measurements):
             more = ", ".join(
                 text for text, whole in ((one["name"], figure.measurement), (fact, figure.fact)) if text != whole
             )
             words = f"{figure.words} ({more})" if more else figure.words
-            yield f"| {words} | {short(one['facts'][fact])} | {one['load_before']:.1f} | {command} |"
-            command = ""
+            yield words, short(one["facts"][fact]), f"{one['load_before']:.1f}"
 
 
 def found_in(figure: Figure, measurements: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], str]]:

@@ -10,10 +10,15 @@ import pytest
 
 from common.cli import main
 from common.errors import UserError
-from simulations.bench import BENCHMARKS
-from simulations.bench_page import CASES, PAGE, Case, Figure, lines, run_all
+from simulations.bench import BENCHMARKS, short
+from simulations.bench_page import CASES, PAGE, PLOTS, Case, Figure, Plot, bars, lines, run_all
 
-WIRE = Case("wire", {"layers": 1, "rank": 2, "repetitions": 1}, (Figure("wire", "read s", "seconds to read a reply"),))
+WIRE = Case(
+    "wire",
+    {"layers": 1, "rank": 2, "repetitions": 1},
+    (Figure("wire", "read s", "seconds to read a reply"),),
+    plots=(Plot("wire", "(pack|read|digest) s", "seconds a reply"), Plot("wire", "nothing of it", "not measured")),
+)
 
 
 def test_every_benchmark_is_on_the_page_with_settings_that_it_takes_and_a_file_of_its_own() -> None:
@@ -26,13 +31,21 @@ def test_every_benchmark_is_on_the_page_with_settings_that_it_takes_and_a_file_o
 def test_figures_and_the_command_that_measures_them_again_stand_on_one_page(tmp_path: Path) -> None:
     said: list[str] = []
     page = run_all([WIRE], tmp_path / "figures", said.append)
-    assert page == tmp_path / "figures" / PAGE
-    text = page.read_text("utf-8")
+    assert page == tmp_path / "figures" / PLOTS
+    text = page.with_name(PAGE).read_text("utf-8")
     found = json.loads((tmp_path / "figures" / "wire.json").read_text("utf-8"))
     assert found["benchmarks"]["wire"]["settings"]["layers"] == 1
     assert "| seconds to read a reply | " in text
     assert "`fugou bench wire --set 'wire.layers=1' --set 'wire.rank=2' --set 'wire.repetitions=1'`" in text
     assert f"processor {found['machine']['processor']}" in text
+
+    facts = found["benchmarks"]["wire"]["measurements"][0]["facts"]
+    drawn = page.read_text("utf-8")
+    assert drawn.count("<svg") == 1
+    for fact in ("pack s", "read s", "digest s"):
+        assert f"{fact.removesuffix(' s')} {short(facts[fact])}" in drawn
+    assert "<script" not in drawn
+    assert "default-src &#39;none&#39;" in drawn or "default-src 'none'" in drawn
 
 
 def test_a_benchmark_whose_file_is_there_is_not_run_again(tmp_path: Path) -> None:
@@ -47,7 +60,9 @@ def test_a_benchmark_whose_file_is_there_is_not_run_again(tmp_path: Path) -> Non
 def test_one_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     bad = Case("wire", {"rank": -1}, (), "bad")
     said: list[str] = []
-    text = run_all([bad, WIRE], tmp_path, said.append).read_text("utf-8")
+    page = run_all([bad, WIRE], tmp_path, said.append)
+    assert "not measured" in page.read_text("utf-8")
+    text = page.with_name(PAGE).read_text("utf-8")
     assert any(line.startswith("bad: not measured: --set wire: rank = -1") for line in said)
     assert "| bad | not measured |" in text
     assert "| seconds to read a reply | " in text
@@ -67,6 +82,23 @@ def test_a_figure_names_facts_by_their_end_and_says_which() -> None:
         "| within (mixed, copy p99 ms) | 120 | 0.5 | `fugou bench serve` |",
         "| within (mixed, ask p99 ms) | 9 | 0.5 |  |",
     ]
+
+
+def test_bars_are_labelled_by_what_differs() -> None:
+    crowd = [
+        {
+            "name": f"{count} merchants",
+            "facts": {"train ms a merchant-round": 2.5},
+            "usage": {"peak_mib": 500.0 + count},
+        }
+        for count in (100, 1000)
+    ]
+    assert bars(Plot("", "peak MiB", ""), crowd) == [
+        ("100 merchants", 600.0, "600"),
+        ("1000 merchants", 1500.0, "1,500"),
+    ]
+    times = [{"name": "times", "facts": {"fast cpu s": 2.0, "plain cpu s": 4.0, "fast / plain": 0.5}}]
+    assert bars(Plot("times", r"(\w+) cpu s", ""), times) == [("fast", 2.0, "2"), ("plain", 4.0, "4")]
 
 
 def test_settings_of_all_are_those_of_the_page(
