@@ -125,14 +125,14 @@ def files(identity: str, name: str, lang: str, today: date) -> Mapping[str, str]
 
 
 def draft(identity: str, today: date) -> Policy:
-    """Return a policy for the quarter that `today` lies in: 13 rounds of four steps for epsilon 3 at delta 1e-6."""
+    """Return a policy for the quarter that `today` lies in: 13 rounds of four steps for epsilon 2 at delta 1e-6."""
     return Policy(
         merchant=identity,
-        epsilon=3.0,
+        epsilon=2.0,
         delta=1e-6,
         period=f"{today.year}Q{(today.month + 2) // 3}",
         max_rounds=13,
-        sigma_min=1.496,
+        sigma_min=1.964,
         rate=0.1,
         steps=4,
         clip_norm=1.0,

@@ -85,7 +85,7 @@ class Membership(Settings):
     steps: Annotated[int, Field(ge=1)] = Field(4, description="private steps a round")
     rate: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="chance of a customer to be drawn into a step")
     epsilons: tuple[Cap, ...] = Field(
-        (3.0, 8.0), description="an arm each: caps over all rounds; one without noise is added"
+        (2.0, 8.0), description="an arm each: caps over all rounds; one without noise is added"
     )
     delta: Annotated[float, Field(gt=0, lt=1)] = Field(1e-6, description="delta of the caps")
     clip_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="clip norm")
