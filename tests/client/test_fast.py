@@ -111,6 +111,16 @@ def test_gradients_are_those_of_the_reference_and_of_a_loop_over_customers(
     assert apart(found, one_by_one(model, rows, trained)) < 1e-5
 
 
+@pytest.mark.parametrize("lengths", [[T] * 4, [5, 5, 5, T, T, 9, 9], [3, 0, 3, T, 0]])
+def test_customers_whose_rows_are_cut_to_one_length_keep_gradients_of_their_own(lengths: list[int]) -> None:
+    model, whole = carrier(("c_attn", "c_fc")), np.arange(T)[None, :] < np.asarray(lengths)[:, None]
+    rows = replace(rows_of(lengths), counts_BT=whole)
+    together = [len(places) for places, _ in pieces(torch.from_numpy(rows.counts_BT), "buckets")]
+    assert max(together) > 1
+    found = gradients(model, rows, replace(FAST, padding="buckets"))
+    assert apart(found, one_by_one(model, rows)) < 1e-5
+
+
 @pytest.mark.parametrize("padding", ["full", "buckets"])
 def test_an_id_with_a_louder_voice_moves_its_customers_gradient_in_every_engine_alike(padding: fast.Padding) -> None:
     model, plain = carrier(), rows_of()
