@@ -13,10 +13,10 @@ itself, r (d_in + d_out) numbers, is smaller than what its norm alone would take
 trainer's, the same code whichever engine ran.
 
 Why it is faster than hooks: nothing is computed that nobody asked for, the activation function is one kernel, logits are
-never kept, and on request there is no work on padding.
+never kept, and on request there is no work on padding, nor behind the last attention on what is not scored.
 
-    B customers   U customers whose rows are cut to one length   T tokens   N positions of all   D width   V vocabulary
-    I inputs   O outputs   R rank
+    B customers   U customers whose rows are cut to one length   T tokens   N positions of all   S positions that are scored
+    D width   V vocabulary   W a part of it   I inputs   O outputs   R rank
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Padding: TypeAlias = Literal["full", "buckets"]
 BUCKETS = tuple(part / 16 for part in range(1, 17))
 """Under `buckets` rows are cut to the first of these parts of the row's bound that holds all that counts."""
 
-BLOCK = 1024
-"""Positions whose logits are in memory at once where the kernels of attention are not made for so wide a head."""
+WORDS = 2048
+"""Ids of the vocabulary whose logits are in memory at once."""
 
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 """GPT-2's names of 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which torch has in one kernel."""
@@ -86,6 +86,11 @@ class Layer:
     widen: Matrix
     narrow: Matrix
     activation: Function
+
+    @property
+    def adapted_after(self) -> bool:
+        """Whether an adapter sits behind attention."""
+        return any(matrix.pairs for matrix in (self.leave, self.widen, self.narrow))
 
 
 @dataclass
@@ -157,21 +162,25 @@ class FastGradients:
         """Run the customers of one pass forward and backward; a row's last id is a target only."""
         if not part.pieces:
             return
+        targets_N, weights_N = part.taken(ids_BT, 1), part.taken(weights_BT, 1)
+        scored_S = slice(None) if self.padding == "full" else weights_N.nonzero()[:, 0]
         with torch.enable_grad():
-            hidden_ND = self.hidden(part.taken(ids_BT, 0), part)
-        slope_ND = head_gradient(
-            hidden_ND.detach(), self.head_VD, part.taken(ids_BT, 1), part.taken(weights_BT, 1), self.padding
-        )
-        hidden_ND.backward(slope_ND.to(hidden_ND.dtype))
+            hidden_SD = self.hidden(part.taken(ids_BT, 0), part, scored_S)
+        slope_SD = entropy_gradient(hidden_SD.detach(), self.head_VD, targets_N[scored_S])
+        hidden_SD.backward(slope_SD.mul_(weights_N[scored_S, None]).to(hidden_SD.dtype))
 
-    def hidden(self, ids_N: torch.Tensor, part: Pass) -> torch.Tensor:
-        """Return the last hidden states (N, D)."""
+    def hidden(self, ids_N: torch.Tensor, part: Pass, scored_S: slice | torch.Tensor) -> torch.Tensor:
+        """Return the last hidden states (S, D) of the positions that are scored."""
         x_ND = self.tokens_VD[ids_N] + self.positions_TD[part.positions()]
         for layer in self.layers:
             mixed_ND = attention(through(layer.attend, layer.first_norm(x_ND), part), layer, part)
+            if layer is self.layers[-1] and not layer.adapted_after:
+                x_ND, mixed_ND = x_ND[scored_S], mixed_ND[scored_S]
             x_ND = x_ND + through(layer.leave, mixed_ND, part)
             wide_NO = layer.activation(through(layer.widen, layer.second_norm(x_ND), part))
             x_ND = x_ND + through(layer.narrow, wide_NO, part)
+        if self.layers[-1].adapted_after:
+            x_ND = x_ND[scored_S]
         return self.last_norm(x_ND)
 
 
@@ -274,29 +283,22 @@ def row_attention(qkv_UTO: torch.Tensor, layer: Layer) -> torch.Tensor:
     return mixed.transpose(1, 2).reshape(customers * length, -1)
 
 
-def head_gradient(
-    hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor, padding: Padding
-) -> torch.Tensor:
-    """Return the slope (N, D) of the sum over positions of weight * cross entropy; `buckets` leaves out what weighs nothing."""
-    if padding == "full":
-        return entropy_gradient(hidden_ND, head_VD, targets_N) * weights_N[:, None]
-    counted = weights_N.nonzero()[:, 0]
-    slope_ND = torch.zeros_like(hidden_ND)
-    found_ND = entropy_gradient(hidden_ND[counted], head_VD, targets_N[counted])
-    slope_ND[counted] = (found_ND * weights_N[counted, None]).to(slope_ND.dtype)
-    return slope_ND
-
-
 def entropy_gradient(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
     """Return each position's gradient of its cross entropy, softmax(h W') W - W[target], as (N, D) in float32.
 
-    The first term is attention of positions over the vocabulary with W as keys and as values, so that the kernels made
-    for attention run it without ever holding the logits (online softmax: Milakov & Gimelshein 2018, arXiv:1805.02867).
+    The softmax is taken over `WORDS` ids at a time, so that the logits of all are never in memory (online softmax:
+    Milakov & Gimelshein 2018, arXiv:1805.02867).
     """
-    size = len(hidden_ND) if hidden_ND.is_cpu else BLOCK
-    keys = head_VD[None, None]
-    mixed = [F.scaled_dot_product_attention(h[None, None], keys, keys, scale=1.0)[0, 0] for h in hidden_ND.split(size)]
-    return torch.cat(mixed).float() - head_VD[targets_N].float()
+    mixed_ND = torch.zeros_like(hidden_ND, dtype=torch.float32)
+    highest_N1, total_N1 = mixed_ND.new_full((len(hidden_ND), 1), -math.inf), mixed_ND.new_zeros((len(hidden_ND), 1))
+    for words_WD in head_VD.split(WORDS):
+        odds_NW = (hidden_ND @ words_WD.t()).float()
+        before_N1, highest_N1 = highest_N1, torch.maximum(highest_N1, odds_NW.amax(1, keepdim=True))
+        odds_NW.sub_(highest_N1).exp_()
+        still_N1 = before_N1.sub_(highest_N1).exp_()
+        total_N1.mul_(still_N1).add_(odds_NW.sum(1, keepdim=True))
+        mixed_ND.mul_(still_N1).add_(odds_NW.to(words_WD.dtype) @ words_WD)
+    return mixed_ND.div_(total_N1).sub_(head_VD[targets_N])
 
 
 def check_model(base: Any) -> None:

@@ -167,7 +167,7 @@ def test_adapters_in_the_upper_layers_only_and_no_graph_below_them() -> None:
     assert apart(gradients(model, rows, FAST), one_by_one(model, rows)) < 1e-5
     engine = FastGradients(model)
     whole = fast.Pass(((torch.arange(len(LENGTHS)), T),), len(LENGTHS))
-    hidden = engine.hidden(torch.from_numpy(rows.ids_BT).flatten(), whole)
+    hidden = engine.hidden(torch.from_numpy(rows.ids_BT).flatten(), whole, slice(None))
     assert nodes(hidden.grad_fn).count("NativeLayerNormBackward0") == 2  # of seven: the last and the one above c_attn
 
 
@@ -267,10 +267,10 @@ def shapes(model: PeftModel, rows: Rows, padding: fast.Padding, monkeypatch: pyt
     with monkeypatch.context() as patch:
         hidden, entropy = FastGradients.hidden, fast.entropy_gradient
 
-        def watched(self: FastGradients, ids_N: torch.Tensor, part: fast.Pass) -> torch.Tensor:
+        def watched(self: FastGradients, ids_N: torch.Tensor, part: fast.Pass, *given: Any) -> torch.Tensor:
             assert len(ids_N) == sum(len(places) * length for places, length in part.pieces)
             seen.extend(("network", (len(places), length)) for places, length in part.pieces)
-            return hidden(self, ids_N, part)
+            return hidden(self, ids_N, part, *given)
 
         def scored(hidden_ND: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
             seen.append(("head", tuple(hidden_ND.shape)))
@@ -328,7 +328,7 @@ def test_the_heads_gradient_is_autograds(size: int, monkeypatch: pytest.MonkeyPa
     hidden.requires_grad_(True)
     loss = torch.nn.functional.cross_entropy(hidden @ head.t(), targets, reduction="sum")
     (expected,) = torch.autograd.grad(loss, hidden)
-    monkeypatch.setattr(fast, "BLOCK", size)
+    monkeypatch.setattr(fast, "WORDS", size)
     torch.testing.assert_close(entropy_gradient(hidden.detach(), head, targets), expected, rtol=1e-5, atol=1e-5)
 
 
