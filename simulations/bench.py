@@ -13,10 +13,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+import venv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +37,7 @@ from simulations.dp_step import WAYS, DpStep, ratio
 from simulations.load import Serve
 from simulations.load import parts as load_parts
 from simulations.membership import Membership
+from simulations.peers import PACKAGES
 
 Tell = Callable[[str], None]
 
@@ -374,56 +377,47 @@ def part_of_upkeep(name: str) -> Callable[[Settings, Path, Tell], Iterator[Measu
     return run
 
 
-# --- round-overhead: a federation without noise, led five ways ---
-
-OVERHEAD = (
-    sys.executable,
-    "-W",
-    "ignore",
-    "-c",
-    "import sys; from simulations.overhead import main; main(sys.argv[1:])",
-)
+# --- round-overhead: a federation without noise, led in several ways ---
 
 
 def round_overhead(settings: overhead.Overhead, folder: Path, tell: Tell) -> Iterator[Measurement]:
     """Yield every run of every way, in turn, each in a process of its own; then ratios of the medians."""
-    peers = folder / "peers"
-    if "pfl" in settings.ways:
-        install(overhead.PFL, peers)
+    asked = [way for way in settings.ways if way in PACKAGES]
+    theirs = environment_with([PACKAGES[way] for way in asked], folder / "peers") if asked else sys.executable
+    start = ("-W", "ignore", "-c", "import sys; from simulations.overhead import main; main(sys.argv[1:])")
     given, output = settings.model_dump_json(), folder / "facts.json"
-    measure([*OVERHEAD, given, "ready", str(folder)], output)
+    measure([sys.executable, *start, given, "ready", str(folder)], output)
     work, load, began = last_line(output), os.getloadavg()[0], time.perf_counter()
     courses: dict[str, list[dict[str, Any]]] = {way: [] for way in settings.ways}
     for repetition in range(settings.repetitions):
         for way in settings.ways:
-            with on_path(peers):
-                measure([*OVERHEAD, given, way, str(folder)], output)
+            measure([theirs if way in asked else sys.executable, *start, given, way, str(folder)], output)
             courses[way].append(last_line(output))
             tell(f"round-overhead: {way}, {repetition + 1} of {settings.repetitions}")
     usage = Usage(time.perf_counter() - began, 0.0, 0.0)
     yield Measurement("rounds", usage, load, {**overhead.compare(courses), **work})
 
 
-def install(packages: Sequence[str], folder: Path) -> None:
-    """Put `packages` into `folder` beside ours, without what they depend on; raise `UserError` where that fails."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *packages]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise UserError(f"pip cannot install {' '.join(packages)}: {said}; leave pfl out of `ways` to go on without it")
+def environment_with(wanted: Iterable[Sequence[str]], folder: Path) -> str:
+    """Return the Python of a new environment in `folder` that has what pip is asked for, and all that ours has behind it.
 
-
-@contextmanager
-def on_path(folder: Path) -> Iterator[None]:
-    """Let processes started in the block find the packages in `folder`."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
-    try:
-        yield
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+    Raises `UserError` where pip cannot install something.
+    """
+    venv.create(folder, symlinks=os.name == "posix")
+    python, own = (
+        sysconfig.get_path(name, "venv", {"base": str(folder), "platbase": str(folder)})
+        for name in ("scripts", "purelib")
+    )
+    python = str(Path(python) / Path(sys.executable).name)
+    ours = sysconfig.get_path("purelib")
+    Path(own, "behind.pth").write_text(f"import site; site.addsitedir({ours!r})\n", "utf-8")
+    for packages in wanted:
+        command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", *packages]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+            raise UserError(f"pip cannot install {' '.join(packages)}: {said}; leave that peer out of `ways`")
+    return python
 
 
 # --- serve: a shop's HTTP service under load ---

@@ -77,6 +77,7 @@ def _round(what: str) -> tuple[Figure, ...]:
         Figure("rounds", "fugou / plain", "over a plain loop that writes nothing"),
         Figure("rounds", "fugou / flower", "over plain Flower on Ray"),
         Figure("rounds", "fugou / pfl", "over pfl"),
+        Figure("rounds", "fugou / nvflare", "over NVIDIA FLARE's simulator"),
     )
 
 

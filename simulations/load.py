@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 from pydantic import Field
 
 from client.serve.keys import make_key

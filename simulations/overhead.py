@@ -1,30 +1,25 @@
-"""One noise-free federation, six ways on the same rows: what `fugou bench round-overhead` runs in processes of its own.
+"""One noise-free federation, seven ways on the same rows: what `fugou bench round-overhead` runs in processes of its own.
 
     bare      a Python loop: PEFT, autograd, SGD, the mean of B, on rows that are ready
     plain     a Python loop around fugou's own training of one merchant, which also reads, poses and encodes the rows
     charged   the plain loop, with each merchant's charge on disk before it trains and its update on disk after: the least
               that a private federation must do, and the loop that does the same work as fugou
     fugou     the whole house: Flower's messages, checks, policies, ledgers, checkpoints
-    flower    Flower's own FedAvg on its Ray engine around the bare step
-    pfl       Apple's pfl, SimulatedBackend, around the bare step
+    flower, pfl, nvflare   others' frameworks around the bare step (`simulations.peers`)
 
-`bare` and the two peers get their rows for nothing and write nothing to disk, the other three make their rows anew as
-merchants do. There is no noise and nobody is left out of a step, so all ways must end with the same adapter.
+`bare` and the peers get their rows for nothing and charge nothing, the other three make their rows anew as merchants do.
+There is no noise and nobody is left out of a step, so all ways must end with the same adapter.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
 import math
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal, TypeAlias
@@ -37,25 +32,27 @@ from client.config import POLICY, load_merchant
 from client.data.dataset import Dataset, make_dataset
 from client.data.sources import read_shop
 from client.round import open_ledger
-from client.train.loss import customer_loss
 from client.train.sampling import poisson, randomness_for
 from client.train.trainer import LocalSettings, train_round
 from common.config import Settings
 from common.errors import UserError
-from common.lora import Adapter, Bench, bench, digest, initial, put, to_bytes
+from common.lora import Adapter, Bench, bench, digest, initial, to_bytes
 from common.methods import trained
 from common.privacy.plan import RoundPlan, plan_round
 from common.privacy.policy import load_policy
 from server.rounds import latest_round
+from simulations import peers
 from simulations.crowd import write_base
 from simulations.engines import lead
 from simulations.folder import Run, begin, resumed
 from simulations.merchants import make_world, prepare
+from simulations.peers import Course, Stopwatch
 from simulations.scenario import load_scenario
 
-Way: TypeAlias = Literal["bare", "plain", "charged", "fugou", "flower", "pfl"]
-WAYS: tuple[Way, ...] = ("bare", "plain", "charged", "fugou", "flower", "pfl")
-PFL = ("pfl==0.6.0", "prv-accountant==0.2.0", "multiprocess", "dill")
+Way: TypeAlias = Literal["bare", "plain", "charged", "fugou", "flower", "pfl", "nvflare"]
+WAYS: tuple[Way, ...] = ("bare", "plain", "charged", "fugou", "flower", "pfl", "nvflare")
+ELSEWHERE = ("flower", "nvflare")
+"""Ways that work in processes of their own, whose seconds of processor are not ours to read."""
 METHOD = "ffa"  # what is averaged is B alone, so that a mean of weights is all that any peer has to do
 UNCLIPPED = 1e6
 RUN, ROWS = "run", "rows.npz"
@@ -74,16 +71,7 @@ class Overhead(Settings):
     tokens: Annotated[int, Field(ge=16, le=256)] = Field(64, description="bound of a customer's row")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(1, description="threads of torch")
     repetitions: Annotated[int, Field(ge=1, le=100)] = Field(5, description="runs of every way, in turn")
-    ways: tuple[Way, ...] = Field(WAYS, description="ways to compare; pfl is installed into a folder of its own")
-
-
-@dataclass
-class Course:
-    """How a way went: seconds of every round after the first, on the clock and of processor, and the adapter at its end."""
-
-    seconds: list[float]
-    cpu: list[float]
-    final: Adapter = field(repr=False)
+    ways: tuple[Way, ...] = Field(WAYS, description="ways to compare; pfl and nvflare get an environment of their own")
 
 
 # --- what all ways share ---
@@ -150,75 +138,7 @@ def write_rows(run: Run, file: Path) -> None:
     np.savez(file, ids=np.stack(ids).reshape(shape), counts=np.stack(counts).reshape(shape))
 
 
-class Ready:
-    """Rows as tensors, by round and merchant, and the model that trains on them: what a bare loop or a peer begins with."""
-
-    def __init__(self, run: Run, file: Path) -> None:
-        scenario = run.scenario
-        self.model = bench(scenario.model.base, scenario.lora).model
-        self.shared = initial(self.model, scenario.training.seed)
-        self.names = trained(self.shared, METHOD, 1)
-        self.rate, self.divisor = scenario.training.local_rate, scenario.privacy.divisor
-        with np.load(file) as kept:
-            self.ids, self.counts = (torch.from_numpy(kept[name]) for name in ("ids", "counts"))
-        put(self.model, self.shared)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name.replace(".default.", ".") in self.names)
-        self.weights = {
-            name.replace(".default.", "."): one for name, one in self.model.named_parameters() if one.requires_grad
-        }
-
-    def loss(self, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-        """Return what a step goes down on: the customers' losses over the public divisor."""
-        return customer_loss(self.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum() / self.divisor
-
-    def train(self, start: Mapping[str, torch.Tensor], number: int, merchant: int) -> Adapter:
-        """Return the weights after one merchant's round, counted from 0, that began at `start`."""
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(start[name])
-        optimizer = torch.optim.SGD(self.weights.values(), lr=self.rate)
-        for ids_BT, counts_BT in zip(self.ids[number, merchant], self.counts[number, merchant], strict=True):
-            optimizer.zero_grad(set_to_none=True)
-            self.loss(ids_BT, counts_BT).backward()
-            optimizer.step()
-        return {name: weight.detach().clone() for name, weight in self.weights.items()}
-
-    def start(self) -> Adapter:
-        """Return the weights that train, as the run begins."""
-        return {name: self.shared[name] for name in self.names}
-
-
-class Stopwatch:
-    """Seconds between its strokes, without the first round's."""
-
-    def __init__(self) -> None:
-        self.strokes: list[tuple[float, float]] = []
-
-    def stroke(self, *_: object) -> None:
-        """Note that a round has ended (or that the first begins)."""
-        self.strokes.append((time.perf_counter(), time.process_time()))
-
-    def course(self, final: Adapter) -> Course:
-        """Return the length of every round but the first, with what it ended with."""
-        pairs = list(zip(self.strokes[1:], self.strokes[2:], strict=False))
-        seconds, cpu = ([after[clock] - before[clock] for before, after in pairs] for clock in (0, 1))
-        return Course(seconds, cpu, final)
-
-
 # --- the ways ---
-
-
-def bare(run: Run, file: Path) -> Course:
-    """Lead the rounds as a loop over ready rows."""
-    ready, watch = Ready(run, file), Stopwatch()
-    now = ready.start()
-    watch.stroke()
-    for number in range(run.scenario.training.rounds):
-        each = [ready.train(now, number, merchant) for merchant in range(run.scenario.scenario.merchants)]
-        now = {name: torch.stack([one[name] for one in each]).mean(0) for name in now}
-        watch.stroke()
-    return watch.course(now)
 
 
 Step: TypeAlias = Callable[[str, RoundPlan], Adapter]
@@ -291,117 +211,14 @@ def fugou(run: Run, file: Path) -> Course:
     return watch.course({name: last.adapter[name] for name in trained(last.adapter, METHOD, 1)})
 
 
-@functools.lru_cache(maxsize=1)
-def ready_for(folder: str, file: str, threads: int) -> Ready:
-    """Return rows and model, kept in the process that answers for Flower's clients."""
-    torch.set_num_threads(threads)
-    return Ready(resumed(Path(folder), None), Path(file))
-
-
-def flower(run: Run, file: Path) -> Course:
-    """Lead the rounds with Flower's own FedAvg and its Ray engine, one actor."""
-    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.serverapp.strategy import FedAvg
-    from flwr.simulation import run_simulation
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    watch, node, server = Stopwatch(), ClientApp(), ServerApp()
-    folder, threads, merchants = str(run.folder), run.scenario.engine.threads, run.scenario.scenario.merchants
-    found: dict[str, Adapter] = {}
-
-    @node.train()
-    def train(message: Message, context: Context) -> Message:
-        ready = ready_for(folder, str(file), threads)
-        start = message.content.array_records["arrays"].to_torch_state_dict()
-        number = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
-        end = ready.train(start, number - 1, int(context.node_config["partition-id"]))
-        records = {"arrays": ArrayRecord(end), "metrics": MetricRecord({"num-examples": 1})}
-        return Message(RecordDict(records), reply_to=message)  # type: ignore[arg-type]
-
-    @server.main()
-    def main(grid: Grid, context: Context) -> None:
-        strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_available_nodes=merchants)
-        result = strategy.start(
-            grid,
-            ArrayRecord(Ready(run, file).start()),
-            num_rounds=run.scenario.training.rounds,
-            train_config=ConfigRecord(),
-            evaluate_fn=watch.stroke,
-        )
-        found["final"] = dict(result.arrays.to_torch_state_dict())
-
-    resources = {"client_resources": {"num_cpus": os.cpu_count() or 1, "num_gpus": 0.0}}
-    run_simulation(server, node, merchants, backend_config={**resources, "init_args": {"include_dashboard": False}})  # type: ignore[dict-item]
-    return watch.course(found["final"])
-
-
-def pfl(run: Run, file: Path) -> Course:
-    """Lead the rounds with pfl's FederatedAveraging on its SimulatedBackend."""
-    from pfl.aggregate.simulate import SimulatedBackend
-    from pfl.algorithm.base import NNAlgorithmParams
-    from pfl.algorithm.federated_averaging import FederatedAveraging
-    from pfl.callback.base import TrainingProcessCallback
-    from pfl.data.dataset import Dataset as UserDataset
-    from pfl.data.federated_dataset import FederatedDataset
-    from pfl.hyperparam import NNTrainHyperParams
-    from pfl.metrics import Metrics
-    from pfl.model.pytorch import PyTorchModel
-
-    ready, watch = Ready(run, file), Stopwatch()
-    merchants, rounds = run.scenario.scenario.merchants, run.scenario.training.rounds
-    asked = iter(range(merchants * rounds))
-
-    class Module(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.carried = ready.model
-
-        def loss(self, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-            return ready.loss(ids_BT, counts_BT)
-
-        def metrics(self, *_: object) -> dict[str, Any]:
-            return {}
-
-    class Strokes(TrainingProcessCallback):  # type: ignore[misc]
-        def after_central_iteration(self, *_: object, **__: object) -> tuple[bool, Any]:
-            watch.stroke()
-            return False, Metrics()
-
-    def user(place: int) -> Any:
-        number = place // merchants
-        raw = [each[number, place % merchants].flatten(0, 1) for each in (ready.ids, ready.counts)]
-        return UserDataset(raw_data=raw, user_id=place % merchants)
-
-    model = PyTorchModel(
-        model=Module(),
-        local_optimizer_create=torch.optim.SGD,
-        central_optimizer=torch.optim.SGD(ready.weights.values(), lr=1.0),
-    )
-    watch.stroke()
-    FederatedAveraging().run(
-        NNAlgorithmParams(
-            central_num_iterations=rounds, evaluation_frequency=10**9, train_cohort_size=merchants, val_cohort_size=0
-        ),
-        SimulatedBackend(training_data=FederatedDataset(user, lambda: next(asked)), val_data=None),
-        model,
-        NNTrainHyperParams(
-            local_num_epochs=1, local_learning_rate=ready.rate, local_batch_size=int(ready.ids.shape[3])
-        ),
-        callbacks=[Strokes()],
-    )
-    return watch.course({name: weight.detach().clone() for name, weight in ready.weights.items()})
-
-
 LEADERS: Mapping[Way, Callable[[Run, Path], Course]] = {
-    "bare": bare,
+    "bare": peers.bare,
     "plain": plain,
     "charged": charged,
     "fugou": fugou,
-    "flower": flower,
-    "pfl": pfl,
+    "flower": peers.flower,
+    "pfl": peers.pfl,
+    "nvflare": peers.nvflare,
 }
 
 
@@ -449,11 +266,11 @@ def compare(courses: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, flo
         for clock in ("seconds", "cpu")
     )
     facts: dict[str, float | str] = {f"{way} s a round": seconds for way, seconds in each.items()}
-    facts |= {f"{way} cpu s a round": seconds for way, seconds in cpu.items() if way != "flower"}
+    facts |= {f"{way} cpu s a round": seconds for way, seconds in cpu.items() if way not in ELSEWHERE}
     facts |= {f"{way} s in all": median(one["total"] for one in runs) for way, runs in courses.items()}
     others = [way for way in each if way != "fugou" and "fugou" in each]
     facts |= {f"fugou / {way}": each["fugou"] / each[way] for way in others}
-    facts |= {f"fugou / {way} cpu": cpu["fugou"] / cpu[way] for way in others if way != "flower"}
+    facts |= {f"fugou / {way} cpu": cpu["fugou"] / cpu[way] for way in others if way not in ELSEWHERE}
     ends = {way: one for way, runs in courses.items() for one in runs}
     first = next(iter(ends.values()))
     for way, one in ends.items():

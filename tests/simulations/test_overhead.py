@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from common.errors import UserError
-from simulations.bench import install, on_path, run_benchmarks
-from simulations.overhead import Overhead, Stopwatch, compare, facts_of, ready_folder
+from simulations.bench import environment_with, run_benchmarks
+from simulations.overhead import Overhead, compare, facts_of, ready_folder
+from simulations.peers import Stopwatch, flat, given_up, unflat
 
 SMALL = Overhead(merchants=2, steps=2, rounds=3, customers=3, repetitions=1, ways=("bare", "plain", "charged", "fugou"))
 
@@ -60,14 +66,36 @@ def test_it_runs_by_name_in_processes_of_its_own() -> None:
 
 def test_a_package_that_cannot_be_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(UserError, match=r"pip cannot install no-such-package: .*leave pfl out"):
-        install(["no-such-package"], tmp_path / "peers")
+    with pytest.raises(UserError, match=r"pip cannot install no-such-package: .*leave that peer out"):
+        environment_with([["no-such-package"]], tmp_path / "peers")
 
 
-def test_the_path_is_as_before_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
+def test_a_peers_environment_has_its_own_packages_before_ours(tmp_path: Path) -> None:
+    own = tmp_path / "wheel" / "jieba"
+    own.mkdir(parents=True)
+    (own / "__init__.py").write_text("theirs = True\n")
+    (own.parent / "pyproject.toml").write_text('[project]\nname = "jieba"\nversion = "99"\n')
+    ask = ("--no-build-isolation", "--no-deps", str(own.parent))
+    python = environment_with([ask], tmp_path / "peers")
+    seen = "import jieba, numpy, simulations, sys; print(jieba.theirs, numpy.__version__, sys.prefix)"
+    said = subprocess.run([python, "-c", seen], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["True", np.__version__, str(tmp_path / "peers")]
+    import jieba
 
-    monkeypatch.setenv("PYTHONPATH", "mine")
-    with on_path(tmp_path):
-        assert os.environ["PYTHONPATH"] == f"{tmp_path}{os.pathsep}mine"
-    assert os.environ["PYTHONPATH"] == "mine"
+    assert not hasattr(jieba, "theirs")
+
+
+def test_a_vector_of_all_weights_and_back() -> None:
+    adapter = {"b": torch.arange(6.0).view(2, 3), "a": -torch.ones(2)}
+    assert flat(adapter).tolist() == [-1, -1, 0, 1, 2, 3, 4, 5]
+    again = unflat(flat(adapter), adapter)
+    assert all(torch.equal(again[name], adapter[name]) for name in adapter)
+
+
+def test_a_peer_that_waits_for_ever_is_given_up() -> None:
+    began = time.monotonic()
+    with pytest.raises(UserError, match="did not end within 1 s"), given_up(1.0):
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(60)"], check=True)
+    assert time.monotonic() - began < 30
+    with pytest.raises(ZeroDivisionError), given_up(60.0):
+        _ = 1 / 0
