@@ -354,7 +354,7 @@ def membership(settings: Membership, folder: Path, tell: Tell) -> Iterator[Measu
             [sys.executable, "-W", "ignore", "-c", start, settings.model_dump_json(), who, str(cap)], output
         )
         arms.append(last_line(output))
-        yield Measurement(f"{who}, epsilon {cap:g}", usage, load, attack.facts(arms[-1]))
+        yield Measurement(f"{who}, sigma {arms[-1]['sigma']:.3g}", usage, load, attack.facts(settings, arms[-1]))
     if settings.page:
         attack.write_table(Path(settings.page), attack.table(settings, arms))
 

@@ -257,7 +257,7 @@ def drawing(case: Case, place: int, plot: Plot, measurements: Sequence[Mapping[s
 def bars(plot: Plot, measurements: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, str]]:
     """Return label, length and text of a plot's bars; a fact with its interval is a text that begins with its number.
 
-    >>> bars(Plot("", "(.+) AUC", ""), [{"name": "epsilon 3", "facts": {"member AUC": "0.51 (0.48 to 0.54)"}}])
+    >>> bars(Plot("", "(.+) AUC", ""), [{"name": "sigma 2", "facts": {"member AUC": "0.51 (0.48 to 0.54)"}}])
     [('member', 0.51, '0.51 (0.48 to 0.54)')]
     """
     chosen = [one for one in measurements if one["name"].startswith(plot.measurement)]

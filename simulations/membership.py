@@ -365,9 +365,10 @@ def write_table(page: Path, text: str) -> None:
     write_atomic(page, MARK.sub(lambda _: text, before))
 
 
-def facts(arm: Mapping[str, Any]) -> dict[str, float | int | str]:
+def facts(settings: Membership, arm: Mapping[str, Any]) -> dict[str, float | int | str]:
     """Return one arm's figures for a line of `fugou bench`."""
-    found: dict[str, float | int | str] = {"sigma": arm["sigma"], "epsilon": arm["epsilon"], "in": arm["in"]}
+    claim = f"{arm['epsilon']} (delta = {arm['delta']:g}, one customer, {settings.rounds} rounds)"
+    found: dict[str, float | int | str] = {"sigma": arm["sigma"], "epsilon": claim, "in": arm["in"]}
     for one in arm["attacks"]:
         low, high = one["auc interval"]
         found[f"{one['observer']} AUC"] = f"{one['auc']:.3f} ({low:.3f} to {high:.3f})"

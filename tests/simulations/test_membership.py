@@ -30,6 +30,7 @@ from simulations.membership import (
     candidates,
     ceiling,
     deviation_of_area,
+    facts,
     judge,
     main,
     own,
@@ -186,6 +187,12 @@ def test_the_table_lands_between_the_marks_and_nowhere_else(tmp_path: Path) -> N
     with pytest.raises(UserError, match="no place"):
         write_table(page, "x\n")
     assert page.read_text("utf-8") == "no marks\n"
+
+
+def test_a_line_of_the_bench_names_epsilon_with_delta_unit_and_period() -> None:
+    found = facts(SMALL, ARM)
+    assert found["epsilon"] == "7.99 (delta = 1e-06, one customer, 6 rounds)"
+    assert found["member AUC"] == "0.510 (0.450 to 0.570)"
 
 
 def test_an_arm_is_one_line_of_json(tiny_base: str, capsys: pytest.CaptureFixture[str]) -> None:
