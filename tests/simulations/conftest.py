@@ -17,12 +17,13 @@ from simulations.world import make_shops
 
 
 def two_rounds(base: str, **told: Any) -> Scenario:
-    """A few tiny shops and two private rounds, on one thread, with what is told besides."""
+    """A few tiny shops and two private rounds, on one thread, with what is told besides; no check that chance can decide."""
     usual = {
         "world.weeks": 20,
         "model.base": base,
         "lora.rank": 4,
         "training.rounds": 2,
+        "training.reference": False,
         "privacy.rate": 0.5,
         "privacy.steps": 2,
         "privacy.max_tokens": 64,

@@ -53,6 +53,7 @@ def small(base: str, **changes: Any) -> Scenario:
             "model.base": base,
             "lora.rank": 4,
             "training.rounds": ROUNDS,
+            "training.reference": False,
             "privacy.rate": 0.1,
             "privacy.steps": 2,
             "privacy.divisor": 2.0,

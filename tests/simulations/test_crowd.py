@@ -71,6 +71,7 @@ def lead(merchants: int, base: str, folder: Path) -> Run:
             "model.base": base,
             "lora.rank": 4,
             "training.rounds": 1,
+            "training.reference": False,
             "privacy.epsilon": math.inf,
             "privacy.rate": 0.5,
             "privacy.steps": 1,

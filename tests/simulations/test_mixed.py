@@ -42,6 +42,7 @@ def mixed(base: str = "default", **changes: Any) -> Scenario:
             "training.rounds": ROUNDS,
             "training.weights": "noise",
             "training.robust": "none",
+            "training.reference": False,
             "training.quorum": 0.25,
             "privacy.rate": 0.3,
             "privacy.steps": 2,
