@@ -279,12 +279,14 @@ def unflat(vector: npt.NDArray[np.float32], like: Adapter) -> Adapter:
 @contextmanager
 def given_up(seconds: float) -> Iterator[None]:
     """Kill every process that was started in the block after so many seconds; raise `UserError` where that was needed."""
-    late = threading.Event()
+    late, own = threading.Event(), psutil.Process()
+    others = set(own.children())
 
     def kill() -> None:
         late.set()
-        for child in psutil.Process().children(recursive=True):
-            child.kill()
+        for child in set(own.children()) - others:
+            for one in (*child.children(recursive=True), child):
+                one.kill()
 
     timer = threading.Timer(seconds, kill)
     timer.start()
