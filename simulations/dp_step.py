@@ -25,7 +25,8 @@ from pydantic import Field
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from client.data.dataset import make_dataset
-from client.train.fast import FastGradients, Pass, pieces, token_weights
+from client.train.fast import FastGradients, Pass, Precision, pieces, token_weights
+from client.train.products import on_grid
 from client.train.sampling import Rehearsal, SecureRandom
 from client.train.trainer import LocalSettings, per_customer_gradients, private, private_step
 from common.config import Settings
@@ -69,7 +70,7 @@ class DpStep(Settings):
         description="full: every id counts; ragged: 8 ids to the bound, the second half counts; shops: a shop's of "
         "shops-zh as training makes them; the last two by buckets",
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the base in the fast engine")
+    precision: Precision = Field("float32", description="of the base in the fast engine")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(2, description="threads of torch")
     repetitions: Annotated[int, Field(ge=1, le=100)] = Field(5, description="interleaved steps of every way")
 
@@ -186,7 +187,12 @@ def time_ways(settings: DpStep, ways: list[Way]) -> dict[str, Any]:
 
 
 def proof(settings: DpStep, model: PeftModel, rows: Rows) -> dict[str, Any]:
-    """Return the checksum of the rows, and how far the fast engine's clipped sum is from the reference's."""
+    """Return the checksum of the rows, and how far the fast engine's clipped sum is from the reference's.
+
+    Under int8 both are of the rounded weights: what they stand for is in float32 to Opacus.
+    """
+    if settings.precision == "int8":
+        on_grid(model.get_base_model())
     found, expected = (clipped(settings, way, model, rows) for way in ("fast", "opacus"))
     return {
         "rows_sha256": sha256(rows.ids_BT.tobytes() + rows.counts_BT.tobytes()),

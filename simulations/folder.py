@@ -12,6 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
+from client.train.products import check_eight_bits
 from common.errors import UserError, VerificationFailed
 from common.files import write_atomic
 from common.lora import bench
@@ -49,6 +50,8 @@ def begin(folder: Path, scenario: Scenario | None) -> Run:
             f"{folder} is not empty; continue the run there with --resume, or choose another folder with -o"
         )
     check_mixed(scenario)
+    if scenario.engine.precision == "int8":
+        check_eight_bits("cpu")
     base = bench(scenario.model.base, scenario.lora).base
     check_length(base, scenario.privacy.max_tokens)
     scenario = scenario.model_copy(update={"model": scenario.model.model_copy(update={"base_digest": base.digest})})

@@ -139,6 +139,7 @@ def open_shop(scenario: Scenario, shop: Shop, folder: Path, place: int = 0) -> N
             "until": BEFORE_ALL if scenario.scenario.control == "noise" else until(scenario),
             "threads": scenario.engine.threads,
             "microbatch": scenario.engine.microbatch,
+            "precision": scenario.engine.precision,
         },
     }
     write_atomic(folder / "merchant.toml", tomli_w.dumps(settings))

@@ -46,7 +46,7 @@ CLOSE = 0.01
 """The most by which a figure that is no chance may be off, relative."""
 
 CLOSE_IN_HALF = 0.1
-"""The same where the engine computes in bfloat16, which has 8 bits of a number."""
+"""The same where the base is computed in bfloat16 or int8, which have 8 bits of a number."""
 
 WIDTH, DRAWS, AT_ONCE = 64, 60, 20
 MOST_STEPS = 4

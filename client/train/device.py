@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 
 from client.config import MerchantSettings
+from client.train.products import check_eight_bits
 from common.errors import UserError
 
 
 def on_device(settings: MerchantSettings) -> MerchantSettings:
-    """Return the settings with `train.device` as `pick` reads it: before anything is charged."""
+    """Return the settings with `train.device` as `pick` reads it: before anything is charged.
+
+    Raises `UserError` for a GPU that is not there, and for a precision that the device cannot compute in.
+    """
     train = settings.train.model_copy(update={"device": pick(settings.train.device)})
+    if train.precision == "int8":
+        check_eight_bits(train.device)
     return settings.model_copy(update={"train": train})
 
 

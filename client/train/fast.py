@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -32,10 +32,11 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from transformers.pytorch_utils import Conv1D
 
+from client.train.products import Floating, Frozen, check_eight_bits, eight_bits, once, restored
 from common.errors import UserError
 from common.lora import named_in
 
-Precision: TypeAlias = Literal["float32", "bfloat16"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 Padding: TypeAlias = Literal["full", "buckets"]
 
 BUCKETS = tuple(part / 16 for part in range(1, 17))
@@ -63,8 +64,7 @@ class Pair:
 class Matrix:
     """A frozen weight with the adapters it carries."""
 
-    weight_IO: torch.Tensor
-    bias_O: torch.Tensor
+    frozen: Frozen
     pairs: tuple[Pair, ...]
 
     @property
@@ -91,6 +91,14 @@ class Layer:
     def adapted_after(self) -> bool:
         """Whether an adapter sits behind attention."""
         return any(matrix.pairs for matrix in (self.leave, self.widen, self.narrow))
+
+
+@dataclass(frozen=True)
+class Head:
+    """The matrix behind the last layer: products with `WORDS` ids of the vocabulary each, and the rows (N, D) of ids (N,)."""
+
+    parts: tuple[Frozen, ...]
+    rows: Function
 
 
 @dataclass
@@ -131,15 +139,16 @@ class FastGradients:
     def __init__(self, model: PeftModel, precision: Precision = "float32", padding: Padding = "full") -> None:
         base = model.get_base_model()
         check_model(base)
-        dtype = getattr(torch, precision)
         network = base.transformer
+        make = Making(precision, network.wte.weight.device)
+        dtype = make.dtype
         self.padding: Padding = padding
-        self.tokens_VD, self.positions_TD = _frozen(network.wte.weight, dtype), _frozen(network.wpe.weight, dtype)
-        self.layers = [_layer(block, base.config.activation_function, dtype) for block in network.h]
+        tokens_VD, self.positions_TD = _frozen(network.wte.weight, dtype), _frozen(network.wpe.weight, dtype)
+        self.layers = [_layer(block, base.config.activation_function, make) for block in network.h]
         self.last_norm = _norm(network.ln_f, dtype)
-        self.head_VD = (
-            self.tokens_VD if base.lm_head.weight is network.wte.weight else _frozen(base.lm_head.weight, dtype)
-        )
+        tied = base.lm_head.weight is network.wte.weight
+        self.head = make.head(base.lm_head.weight, tokens_VD if tied else _frozen(base.lm_head.weight, dtype))
+        self.tokens: Function = self.head.rows if tied else lambda ids_N: tokens_VD[ids_N]
         self.trained: list[Any] = [parameter for _, parameter in named_in(model) if parameter.requires_grad]
         check_reached(model, self.layers)
 
@@ -166,12 +175,12 @@ class FastGradients:
         scored_S = slice(None) if self.padding == "full" else weights_N.nonzero()[:, 0]
         with torch.enable_grad():
             hidden_SD = self.hidden(part.taken(ids_BT, 0), part, scored_S)
-        slope_SD = entropy_gradient(hidden_SD.detach(), self.head_VD, targets_N[scored_S])
+        slope_SD = entropy_gradient(hidden_SD.detach(), self.head, targets_N[scored_S])
         hidden_SD.backward(slope_SD.mul_(weights_N[scored_S, None]).to(hidden_SD.dtype))
 
     def hidden(self, ids_N: torch.Tensor, part: Pass, scored_S: slice | torch.Tensor) -> torch.Tensor:
         """Return the last hidden states (S, D) of the positions that are scored."""
-        x_ND = self.tokens_VD[ids_N] + self.positions_TD[part.positions()]
+        x_ND = self.tokens(ids_N) + self.positions_TD[part.positions()]
         for layer in self.layers:
             mixed_ND = attention(through(layer.attend, layer.first_norm(x_ND), part), layer, part)
             if layer is self.layers[-1] and not layer.adapted_after:
@@ -213,8 +222,6 @@ def pieces(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Te
 
 def through(matrix: Matrix, x_NI: torch.Tensor, part: Pass) -> torch.Tensor:
     """Return (N, O): `x` through the frozen weight and its adapters."""
-    if not matrix.pairs:
-        return torch.addmm(matrix.bias_O, x_NI, matrix.weight_IO)
     switch = x_NI.new_zeros((), requires_grad=matrix.trained)
     out_NO: torch.Tensor = Adapted.apply(x_NI, switch, matrix, part)  # type: ignore[no-untyped-call]
     return out_NO
@@ -229,7 +236,7 @@ class Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: torch.Tensor, switch: torch.Tensor, matrix: Matrix, part: Pass) -> torch.Tensor:
         """Return (N, O); keep h = x A' of every pair, and x where an A is trained."""
-        out_NO = torch.addmm(matrix.bias_O, x_NI, matrix.weight_IO)
+        out_NO = matrix.frozen.out(x_NI)
         hidden = [x_NI @ pair.A_RI.to(x_NI.dtype).t() for pair in matrix.pairs]
         for pair, h_NR in zip(matrix.pairs, hidden, strict=True):
             out_NO.addmm_(h_NR, pair.B_OR.to(x_NI.dtype).t(), alpha=pair.scale)
@@ -242,7 +249,7 @@ class Adapted(torch.autograd.Function):
     def backward(ctx: Any, dy_NO: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         """Return the gradient of x (N, I) where it is needed; leave the customers' gradients of the factors."""
         x_NI, *hidden = ctx.saved_tensors
-        dx_NI = dy_NO @ ctx.matrix.weight_IO.t() if ctx.needs_input_grad[0] else None
+        dx_NI = ctx.matrix.frozen.back(dy_NO) if ctx.needs_input_grad[0] else None
         for pair, h_NR in zip(ctx.matrix.pairs, hidden, strict=True):
             dh_NR = (dy_NO @ pair.B_OR.to(dy_NO.dtype)).mul_(pair.scale)
             if dx_NI is not None:
@@ -283,22 +290,23 @@ def row_attention(qkv_UTO: torch.Tensor, layer: Layer) -> torch.Tensor:
     return mixed.transpose(1, 2).reshape(customers * length, -1)
 
 
-def entropy_gradient(hidden_ND: torch.Tensor, head_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+def entropy_gradient(hidden_ND: torch.Tensor, head: Head, targets_N: torch.Tensor) -> torch.Tensor:
     """Return each position's gradient of its cross entropy, softmax(h W') W - W[target], as (N, D) in float32.
 
-    The softmax is taken over `WORDS` ids at a time, so that the logits of all are never in memory (online softmax:
+    The softmax is taken over the ids of one part at a time, so that the logits of all are never in memory (online softmax:
     Milakov & Gimelshein 2018, arXiv:1805.02867).
     """
     mixed_ND = torch.zeros_like(hidden_ND, dtype=torch.float32)
     highest_N1, total_N1 = mixed_ND.new_full((len(hidden_ND), 1), -math.inf), mixed_ND.new_zeros((len(hidden_ND), 1))
-    for words_WD in head_VD.split(WORDS):
-        odds_NW = (hidden_ND @ words_WD.t()).float()
+    ready_ND = head.parts[0].ready(hidden_ND)
+    for part in head.parts:
+        odds_NW = part.out(ready_ND).float()
         before_N1, highest_N1 = highest_N1, torch.maximum(highest_N1, odds_NW.amax(1, keepdim=True))
         odds_NW.sub_(highest_N1).exp_()
         still_N1 = before_N1.sub_(highest_N1).exp_()
         total_N1.mul_(still_N1).add_(odds_NW.sum(1, keepdim=True))
-        mixed_ND.mul_(still_N1).add_(odds_NW.to(words_WD.dtype) @ words_WD)
-    return mixed_ND.div_(total_N1).sub_(head_VD[targets_N])
+        mixed_ND.mul_(still_N1).add_(part.back(odds_NW.to(hidden_ND.dtype)))
+    return mixed_ND.div_(total_N1).sub_(head.rows(targets_N))
 
 
 def check_model(base: Any) -> None:
@@ -323,16 +331,48 @@ def check_reached(model: PeftModel, layers: list[Layer]) -> None:
             )
 
 
-def _layer(block: Any, activation: str, dtype: torch.dtype) -> Layer:
+@dataclass(frozen=True)
+class Making:
+    """How frozen matrices are made of a model's weights."""
+
+    precision: Precision
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        if self.precision == "int8":
+            check_eight_bits(self.device.type)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What everything but the matrices is computed in."""
+        return torch.float32 if self.precision == "int8" else getattr(torch, self.precision)
+
+    def matrix(self, weight: torch.nn.Parameter, bias: torch.nn.Parameter) -> Frozen:
+        """Return a layer's matrix of a weight (I, O)."""
+        weight_IO, bias_O = _frozen(weight, self.dtype), _frozen(bias, self.dtype)
+        if self.precision == "int8":
+            return replace(once(weight, lambda: eight_bits(weight_IO)), bias_O=bias_O)
+        return Floating(weight_IO, bias_O)
+
+    def head(self, weight: torch.nn.Parameter, weight_VD: torch.Tensor) -> Head:
+        """Return the head of a weight (V, D), which is given in `dtype` besides."""
+        words = [words_WD.t() for words_WD in weight_VD.split(WORDS)]
+        if self.precision == "int8":
+            parts = once(weight, lambda: tuple(eight_bits(words_DW) for words_DW in words))
+            return Head(parts, lambda ids_N: restored(weight_VD[ids_N]))
+        return Head(tuple(Floating(words_DW) for words_DW in words), lambda ids_N: weight_VD[ids_N])
+
+
+def _layer(block: Any, activation: str, make: Making) -> Layer:
     return Layer(
-        _norm(block.ln_1, dtype),
-        _matrix(block.attn.c_attn, dtype),
-        _matrix(block.attn.c_proj, dtype),
+        _norm(block.ln_1, make.dtype),
+        _matrix(block.attn.c_attn, make),
+        _matrix(block.attn.c_proj, make),
         block.attn.num_heads,
         block.attn.scaling,
-        _norm(block.ln_2, dtype),
-        _matrix(block.mlp.c_fc, dtype),
-        _matrix(block.mlp.c_proj, dtype),
+        _norm(block.ln_2, make.dtype),
+        _matrix(block.mlp.c_fc, make),
+        _matrix(block.mlp.c_proj, make),
         gelu if activation in TANH_GELU else block.mlp.act,
     )
 
@@ -342,13 +382,13 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def _matrix(module: torch.nn.Module, dtype: torch.dtype) -> Matrix:
+def _matrix(module: torch.nn.Module, make: Making) -> Matrix:
     dense: Any = module.get_base_layer() if isinstance(module, LoraLinear) else module
     if not isinstance(dense, Conv1D):
         raise UserError(
             f'the base holds a {type(dense).__name__}; the fast engine takes Conv1D, set dp_engine = "opacus"'
         )
-    return Matrix(_frozen(dense.weight, dtype), _frozen(dense.bias, dtype), tuple(_pairs(module)))
+    return Matrix(make.matrix(dense.weight, dense.bias), tuple(_pairs(module)))
 
 
 def _pairs(module: torch.nn.Module) -> Iterator[Pair]:

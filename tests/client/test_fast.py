@@ -14,8 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from client.config import TrainChoice
 from client.train import fast
-from client.train.fast import FastGradients, entropy_gradient, pieces
+from client.train.fast import FastGradients, Head, entropy_gradient, pieces
 from client.train.loss import customer_loss
+from client.train.products import Floating, on_grid
 from client.train.sampling import Rehearsal
 from client.train.trainer import LocalSettings, per_customer_gradients, private, train_round
 from common.config import parse_settings
@@ -237,14 +238,60 @@ def test_a_base_in_bfloat16_gives_float32_gradients_of_each_customer_alone() -> 
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+# --- eight bits by sixteen ---
+
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
+EIGHT = replace(FAST, precision="int8")
+
+
+@needs_vnni
+@pytest.mark.parametrize("padding", ["full", "buckets"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("targets", [("c_attn",), ("c_attn", "c_fc", "c_proj")])
+def test_in_int8_each_customers_gradient_is_the_rounded_networks(
+    padding: fast.Padding, tied: bool, targets: Sequence[str]
+) -> None:
+    model, rows = carrier(targets, tie_word_embeddings=tied), rows_of()
+    settings = replace(EIGHT, padding=padding)
+    together, unrounded = gradients(model, rows, settings), one_by_one(model, rows)
+    on_grid(model.get_base_model())
+    assert apart(together, one_by_one(model, rows)) < 5e-4
+    assert apart(together, unrounded) > 2e-3
+    assert apart(together, gradients(model, rows, settings)) < 1e-5  # what is on the grid stays where it is
+
+
+@needs_vnni
+def test_in_int8_nobody_sees_who_is_beside_her() -> None:
+    model, rows = carrier(("c_attn", "c_fc")), rows_of([T, T, 7, 18])
+    together = gradients(model, rows, EIGHT)
+    for one in range(4):
+        alone = gradients(model, Rows(rows.ids_BT[one : one + 1], rows.counts_BT[one : one + 1]), EIGHT)
+        assert apart(alone, together[one : one + 1]) < 1e-6
+
+
+@needs_vnni
+def test_in_int8_a_residual_in_the_frozen_weights_is_seen_and_gone_again() -> None:
+    model, rows = carrier(), rows_of()
+    before = gradients(model, rows, EIGHT)
+    weight = model.get_base_model().transformer.h[0].attn.c_attn.base_layer.weight
+    usual, weight.data = weight.data, weight.data + 0.1
+    within = gradients(model, rows, EIGHT)
+    expected = one_by_one(model, rows)
+    weight.data = usual
+    assert apart(within, before) > 0.05
+    assert apart(within, expected) < 0.1
+    assert torch.equal(gradients(model, rows, EIGHT), before)
+
+
 # --- what is not finite stays with its customer ---
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
-@pytest.mark.parametrize("padding", ["full", "buckets"])
-def test_a_row_that_overflows_breaks_nobody_elses_gradient(value: float, padding: fast.Padding) -> None:
+@pytest.mark.parametrize(
+    "settings", [FAST, replace(FAST, padding="buckets"), pytest.param(EIGHT, marks=needs_vnni)], ids=str
+)
+def test_a_row_that_overflows_breaks_nobody_elses_gradient(value: float, settings: LocalSettings) -> None:
     model, rows = carrier(tie_word_embeddings=False), rows_of([T, T, 7, 18])
-    settings = replace(FAST, padding=padding)
     honest = gradients(model, rows, settings)
     rows.ids_BT[rows.ids_BT == 77] = 78
     rows.ids_BT[1, 0] = 77
@@ -272,7 +319,7 @@ def shapes(model: PeftModel, rows: Rows, padding: fast.Padding, monkeypatch: pyt
             seen.extend(("network", (len(places), length)) for places, length in part.pieces)
             return hidden(self, ids_N, part, *given)
 
-        def scored(hidden_ND: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        def scored(hidden_ND: torch.Tensor, *given: Any) -> torch.Tensor:
             seen.append(("head", tuple(hidden_ND.shape)))
             return entropy(hidden_ND, *given)
 
@@ -321,15 +368,15 @@ def test_rows_in_which_nothing_can_count_have_gradients_of_zero() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 1024])
-def test_the_heads_gradient_is_autograds(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_heads_gradient_is_autograds(size: int) -> None:
     random = np.random.default_rng(2)
     hidden, head = (torch.from_numpy(random.standard_normal(shape)).float() for shape in ((13, 8), (50, 8)))
     targets = torch.from_numpy(random.integers(0, 50, 13))
     hidden.requires_grad_(True)
     loss = torch.nn.functional.cross_entropy(hidden @ head.t(), targets, reduction="sum")
     (expected,) = torch.autograd.grad(loss, hidden)
-    monkeypatch.setattr(fast, "WORDS", size)
-    torch.testing.assert_close(entropy_gradient(hidden.detach(), head, targets), expected, rtol=1e-5, atol=1e-5)
+    parts = Head(tuple(Floating(words.t()) for words in head.split(size)), lambda ids: head[ids])
+    torch.testing.assert_close(entropy_gradient(hidden.detach(), parts, targets), expected, rtol=1e-5, atol=1e-5)
 
 
 # --- planted faults ---

@@ -21,6 +21,8 @@ from simulations.folder import begin
 from simulations.merchants import make_world, prepare
 from tests.deploy.conftest import entries, small
 
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
+
 
 def test_auto_is_a_device_that_tensors_can_be_on() -> None:
     assert torch.zeros(1).to(pick("auto")).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,7 +56,12 @@ def asked(shop: Path, base: str, number: int) -> TrainReply:
 
 @pytest.mark.parametrize(
     ("lines", "number"),
-    [('device = "cpu"', 1), ('device = "auto"', 2), ('device = "auto"\nprecision = "bfloat16"', 3)],
+    [
+        ('device = "cpu"', 1),
+        ('device = "auto"', 2),
+        ('device = "auto"\nprecision = "bfloat16"', 3),
+        pytest.param('device = "cpu"\nprecision = "int8"', 4, marks=needs_vnni),
+    ],
 )
 def test_what_is_sent_is_finite_fp32_wherever_and_however_it_was_computed(
     shop: Path, tiny_base: str, lines: str, number: int
@@ -77,6 +84,28 @@ def test_a_round_on_a_gpu_that_is_not_there_fails_with_the_way_out_in_the_log_an
     assert "train.device = 'cuda:99'" in caplog.text
     assert "write cpu or auto" in caplog.text
     assert len(entries(shop, "RESERVE")) == before
+
+
+def test_a_round_in_int8_on_a_processor_without_vnni_fails_and_is_not_charged(
+    shop: Path, tiny_base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    caplog.set_level(logging.ERROR)
+    computing(shop, 'precision = "int8"')
+    before = len(entries(shop, "RESERVE"))
+    reply = asked(shop, tiny_base, 10)
+    assert (reply.status, reply.reason) == ("failed", "")
+    assert 'needs a processor with VNNI, which this one lacks; write "float32"' in caplog.text
+    assert len(entries(shop, "RESERVE")) == before
+
+
+def test_a_simulation_in_int8_is_not_begun_without_vnni(
+    tiny_base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(UserError, match="needs a processor with VNNI"):
+        begin(tmp_path / "run", small(tiny_base, **{"engine.precision": "int8"}))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
