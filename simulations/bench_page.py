@@ -103,6 +103,14 @@ CASES: tuple[Case, ...] = (
     Case("dp-step", {}, _step("full rows"), plots=STEPS),
     Case("dp-step", {"rows": "shops"}, _step("a shop's rows"), "dp-step-shops", STEPS),
     Case("dp-step", {"rows": "ragged"}, _step("rows of 8 to 64 ids"), "dp-step-ragged", STEPS),
+    Case("dp-step", {"precision": "int8"}, _step("full rows, base in eight bits"), "dp-step-int8", STEPS),
+    Case(
+        "dp-step",
+        {"precision": "int8", "rows": "shops"},
+        _step("a shop's rows, base in eight bits"),
+        "dp-step-int8-shops",
+        STEPS,
+    ),
     Case("round-overhead", {}, _round("a base that costs nothing"), plots=ROUNDS),
     Case(
         "round-overhead",

@@ -70,7 +70,7 @@ class DpStep(Settings):
         description="full: every id counts; ragged: 8 ids to the bound, the second half counts; shops: a shop's of "
         "shops-zh as training makes them; the last two by buckets",
     )
-    precision: Precision = Field("float32", description="of the base in the fast engine")
+    precision: Precision = Field("float32", description="of the base in the fast engine; plain and opacus are float32")
     threads: Annotated[int, Field(ge=1, le=256)] = Field(2, description="threads of torch")
     repetitions: Annotated[int, Field(ge=1, le=100)] = Field(5, description="interleaved steps of every way")
 

@@ -100,7 +100,7 @@ class EngineSettings(Settings):
     threads: Annotated[int, Field(ge=0)] = Field(0, description="threads of one merchant's training; 0 takes all cores")
     microbatch: Annotated[int, Field(ge=1)] = Field(16, description="customers in memory at once; changes memory only")
     precision: Literal["float32", "bfloat16", "int8"] = Field(
-        "float32", description="of the frozen base in training; int8 is the fastest where the processor has VNNI"
+        "float32", description="as `train.precision` of every merchant"
     )
     address: str = Field("", description="address of a Ray cluster that is already there")
 

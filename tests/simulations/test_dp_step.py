@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from client.train.loss import customer_loss
 from simulations.bench import BENCHMARKS, run_benchmarks, short
-from simulations.dp_step import WAYS, DpStep, carrier, draw_rows, ratio, ready
+from simulations.dp_step import WAYS, DpStep, carrier, clipped, draw_rows, proof, ratio, ready
 
 TINY = DpStep(shape="tiny", batch=5, tokens=24, rank=4, threads=1, repetitions=1)
 
@@ -27,6 +28,16 @@ def test_ways_are_timed_in_turn_and_each_peak_is_taken_apart() -> None:
     assert [one["name"] for one in peaks] == ["peak of plain", "peak of fast", "peak of opacus"]
     assert all(one["usage"]["peak_mib"] > 50 for one in peaks)
     assert len(said) == 5
+
+
+@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
+def test_in_int8_the_clipped_sum_is_compared_on_the_rounded_weights() -> None:
+    settings = TINY.model_copy(update={"precision": "int8"})
+    model = carrier(settings)
+    rows = draw_rows(settings, 200)
+    unrounded = clipped(settings, "opacus", model, rows)
+    assert proof(settings, model, rows)["distance"] < 1e-3
+    assert float((clipped(settings, "opacus", model, rows) - unrounded).norm() / unrounded.norm()) > 1e-3
 
 
 def test_a_ratio_is_taken_side_by_side() -> None:
