@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -32,7 +32,18 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from transformers.pytorch_utils import Conv1D
 
-from client.train.products import Floating, Frozen, check_eight_bits, eight_bits, once, restored
+from client.train.products import (
+    EightBits,
+    EightBitWords,
+    Floating,
+    FloatingWords,
+    Frozen,
+    Words,
+    check_eight_bits,
+    eight_bits,
+    once,
+    restored,
+)
 from common.errors import UserError
 from common.lora import named_in
 
@@ -97,7 +108,7 @@ class Layer:
 class Head:
     """The matrix behind the last layer: products with `WORDS` ids of the vocabulary each, and the rows (N, D) of ids (N,)."""
 
-    parts: tuple[Frozen, ...]
+    parts: tuple[Words, ...]
     rows: Function
 
 
@@ -237,7 +248,7 @@ class Adapted(torch.autograd.Function):
     def forward(ctx: Any, x_NI: torch.Tensor, switch: torch.Tensor, matrix: Matrix, part: Pass) -> torch.Tensor:
         """Return (N, O); keep h = x A' of every pair, and x where an A is trained."""
         out_NO = matrix.frozen.out(x_NI)
-        hidden = [x_NI @ pair.A_RI.to(x_NI.dtype).t() for pair in matrix.pairs]
+        hidden = [narrowed(x_NI, pair.A_RI.to(x_NI.dtype).t()) for pair in matrix.pairs]
         for pair, h_NR in zip(matrix.pairs, hidden, strict=True):
             out_NO.addmm_(h_NR, pair.B_OR.to(x_NI.dtype).t(), alpha=pair.scale)
         asked = any(pair.A_RI.requires_grad for pair in matrix.pairs)
@@ -251,7 +262,7 @@ class Adapted(torch.autograd.Function):
         x_NI, *hidden = ctx.saved_tensors
         dx_NI = ctx.matrix.frozen.back(dy_NO) if ctx.needs_input_grad[0] else None
         for pair, h_NR in zip(ctx.matrix.pairs, hidden, strict=True):
-            dh_NR = (dy_NO @ pair.B_OR.to(dy_NO.dtype)).mul_(pair.scale)
+            dh_NR = narrowed(dy_NO, pair.B_OR.to(dy_NO.dtype)).mul_(pair.scale)
             if dx_NI is not None:
                 dx_NI.addmm_(dh_NR, pair.A_RI.to(dy_NO.dtype))
             if pair.B_OR.requires_grad:
@@ -259,6 +270,22 @@ class Adapted(torch.autograd.Function):
             if pair.A_RI.requires_grad:
                 ctx.part.rows[pair.A_RI] = by_customer(dh_NR, x_NI, ctx.part)
         return dx_NI, None, None, None
+
+
+def narrowed(x_NI: torch.Tensor, factor_IR: torch.Tensor) -> torch.Tensor:
+    """Return (N, R) with every row's sum taken in one piece.
+
+    Several threads share out the I terms of so narrow a product, another way for another N: then a row would end in other
+    last digits by how many are beside it, and rounding into bytes makes one part in 10,000 of that.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or x_NI.is_cuda:
+        return x_NI @ factor_IR
+    torch.set_num_threads(1)
+    try:
+        return x_NI @ factor_IR
+    finally:
+        torch.set_num_threads(threads)
 
 
 def by_customer(left_NO: torch.Tensor, right_NI: torch.Tensor, part: Pass) -> torch.Tensor:
@@ -300,12 +327,12 @@ def entropy_gradient(hidden_ND: torch.Tensor, head: Head, targets_N: torch.Tenso
     highest_N1, total_N1 = mixed_ND.new_full((len(hidden_ND), 1), -math.inf), mixed_ND.new_zeros((len(hidden_ND), 1))
     ready_ND = head.parts[0].ready(hidden_ND)
     for part in head.parts:
-        odds_NW = part.out(ready_ND).float()
+        odds_NW = part.odds(ready_ND)
         before_N1, highest_N1 = highest_N1, torch.maximum(highest_N1, odds_NW.amax(1, keepdim=True))
         odds_NW.sub_(highest_N1).exp_()
         still_N1 = before_N1.sub_(highest_N1).exp_()
         total_N1.mul_(still_N1).add_(odds_NW.sum(1, keepdim=True))
-        mixed_ND.mul_(still_N1).add_(part.back(odds_NW.to(hidden_ND.dtype)))
+        mixed_ND.mul_(still_N1).add_(part.mixed(odds_NW))
     return mixed_ND.div_(total_N1).sub_(head.rows(targets_N))
 
 
@@ -351,16 +378,16 @@ class Making:
         """Return a layer's matrix of a weight (I, O)."""
         weight_IO, bias_O = _frozen(weight, self.dtype), _frozen(bias, self.dtype)
         if self.precision == "int8":
-            return replace(once(weight, lambda: eight_bits(weight_IO)), bias_O=bias_O)
+            return EightBits(once(weight, lambda: eight_bits(weight_IO)), bias_O)
         return Floating(weight_IO, bias_O)
 
     def head(self, weight: torch.nn.Parameter, weight_VD: torch.Tensor) -> Head:
         """Return the head of a weight (V, D), which is given in `dtype` besides."""
-        words = [words_WD.t() for words_WD in weight_VD.split(WORDS)]
+        words = weight_VD.split(WORDS)
         if self.precision == "int8":
-            parts = once(weight, lambda: tuple(eight_bits(words_DW) for words_DW in words))
+            parts = once(weight, lambda: tuple(EightBitWords(eight_bits(words_WD.t())) for words_WD in words))
             return Head(parts, lambda ids_N: restored(weight_VD[ids_N]))
-        return Head(tuple(Floating(words_DW) for words_DW in words), lambda ids_N: weight_VD[ids_N])
+        return Head(tuple(FloatingWords(words_WD) for words_WD in words), lambda ids_N: weight_VD[ids_N])
 
 
 def _layer(block: Any, activation: str, make: Making) -> Layer:

@@ -1,6 +1,6 @@
 """Products with frozen matrices, forward and backward: in floating point, or in eight bits by sixteen.
 
-A processor without matrix units multiplies bytes four times as fast as float32 (VNNI: AVX-512 since 2019, AVX since 2021).
+A processor without matrix units multiplies bytes four times as fast as float32 (AVX-512 VNNI).
 The weights are frozen, so they are rounded once, every column o of outputs at its own step:
 
     W[i, o] = step[o] k[i, o] + at most step[o] / 2          k an integer of eight bits, step[o] = max |W[:, o]| / 127
@@ -11,7 +11,8 @@ bytes, one product each, added up in integers without error:
     x[n, i] = size[n] / 32767 (256 high + low)               size[n] = max |x[n]|
 
 The network with rounded weights is a network of its own (W8 of Dettmers et al. 2022, arXiv:2208.07339), and its gradients come
-out of here as near as sixteen bits are: a few parts in 10,000 of what float32 gives for it.
+out of here as near as sixteen bits are: one part in 10,000 of what float32 gives for it. What runs on beside these products goes
+row by row, so that a customer's gradient is hers to the last bit, whoever is drawn with her.
 
     N rows   I inputs   O outputs
 """
@@ -38,16 +39,28 @@ LEAST = 1e-30
 class Frozen(Protocol):
     """A matrix W (I, O) that is not trained, with its bias."""
 
-    def ready(self, x_NI: torch.Tensor) -> Any:
-        """Return x as `out` of every matrix of the kind takes it, for several of them at once."""
-        ...
-
-    def out(self, x_NI: Any) -> torch.Tensor:
+    def out(self, x_NI: torch.Tensor) -> torch.Tensor:
         """Return x W + b, (N, O)."""
         ...
 
     def back(self, dy_NO: torch.Tensor) -> torch.Tensor:
         """Return dy W', (N, I)."""
+        ...
+
+
+class Words(Protocol):
+    """A part of the head: the rows W (words, I) of some ids."""
+
+    def ready(self, hidden_NI: torch.Tensor) -> Any:
+        """Return hidden states as `odds` of every part takes them."""
+        ...
+
+    def odds(self, ready: Any) -> torch.Tensor:
+        """Return logits (N, words) in float32."""
+        ...
+
+    def mixed(self, shares: torch.Tensor) -> torch.Tensor:
+        """Return (N, I): each word's row times its share, of shares (N, words) that are not negative and written over."""
         ...
 
 
@@ -56,15 +69,11 @@ class Floating:
     """W as it is, in float32 or bfloat16."""
 
     weight_IO: torch.Tensor
-    bias_O: torch.Tensor | None = None
-
-    def ready(self, x_NI: torch.Tensor) -> torch.Tensor:
-        """Return x."""
-        return x_NI
+    bias_O: torch.Tensor
 
     def out(self, x_NI: torch.Tensor) -> torch.Tensor:
         """Return x W + b, (N, O)."""
-        return x_NI @ self.weight_IO if self.bias_O is None else torch.addmm(self.bias_O, x_NI, self.weight_IO)
+        return torch.addmm(self.bias_O, x_NI, self.weight_IO)
 
     def back(self, dy_NO: torch.Tensor) -> torch.Tensor:
         """Return dy W', (N, I)."""
@@ -72,36 +81,80 @@ class Floating:
 
 
 @dataclass(frozen=True)
-class EightBits:
+class FloatingWords:
+    """Rows of the head as they are."""
+
+    rows_WI: torch.Tensor
+
+    def ready(self, hidden_NI: torch.Tensor) -> torch.Tensor:
+        """Return hidden states as they are."""
+        return hidden_NI
+
+    def odds(self, ready: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, words)."""
+        return (ready @ self.rows_WI.t()).float()
+
+    def mixed(self, shares: torch.Tensor) -> torch.Tensor:
+        """Return (N, I): each word's row times its share."""
+        return shares.to(self.rows_WI.dtype) @ self.rows_WI
+
+
+@dataclass(frozen=True)
+class Packed:
     """W in eight bits, packed for the processor both ways, with every output's step."""
 
     there: torch.Tensor
     home: torch.Tensor
     step_O: torch.Tensor
-    bias_O: torch.Tensor | None = None
 
-    def ready(self, x_NI: torch.Tensor) -> Bytes:
-        """Return x in bytes."""
-        return in_bytes(x_NI)
+    def back(self, dy: Bytes) -> torch.Tensor:
+        """Return (N, I): dy W' of a dy that has been taken times the steps."""
+        return product(dy, self.home, torch.ones(self.home.shape[1])).mul_(dy.unit_N1)
 
-    def out(self, x_NI: torch.Tensor | Bytes) -> torch.Tensor:
+
+@dataclass(frozen=True)
+class EightBits:
+    """W in eight bits, with its bias."""
+
+    packed: Packed
+    bias_O: torch.Tensor
+
+    def out(self, x_NI: torch.Tensor) -> torch.Tensor:
         """Return x W + b, (N, O)."""
-        given = x_NI if isinstance(x_NI, Bytes) else in_bytes(x_NI)
-        found_NO = product(given, self.there, self.step_O)
-        if self.bias_O is None:
-            return found_NO.mul_(given.unit_N1)
-        return torch.addcmul(self.bias_O, found_NO, given.unit_N1, out=found_NO)
+        x = in_bytes(x_NI)
+        found_NO = product(x, self.packed.there, self.packed.step_O)
+        return torch.addcmul(self.bias_O, found_NO, x.unit_N1, out=found_NO)
 
     def back(self, dy_NO: torch.Tensor) -> torch.Tensor:
         """Return dy W', (N, I)."""
-        given = in_bytes(dy_NO * self.step_O)
-        return product(given, self.home, torch.ones(self.home.shape[1])).mul_(given.unit_N1)
+        scaled_NO = dy_NO * self.packed.step_O
+        return self.packed.back(in_bytes(scaled_NO, to=scaled_NO))
 
 
-def eight_bits(weight_IO: torch.Tensor) -> EightBits:
-    """Return a matrix (I, O) in eight bits, without bias."""
+@dataclass(frozen=True)
+class EightBitWords:
+    """Rows of the head in eight bits."""
+
+    packed: Packed
+
+    def ready(self, hidden_NI: torch.Tensor) -> Bytes:
+        """Return hidden states in bytes."""
+        return in_bytes(hidden_NI)
+
+    def odds(self, ready: Bytes) -> torch.Tensor:
+        """Return logits (N, words)."""
+        return product(ready, self.packed.there, self.packed.step_O).mul_(ready.unit_N1)
+
+    def mixed(self, shares: torch.Tensor) -> torch.Tensor:
+        """Return (N, I): each word's row times its share."""
+        shares.mul_(self.packed.step_O)
+        return self.packed.back(in_bytes(shares, shares.amax(1, keepdim=True), to=shares))
+
+
+def eight_bits(weight_IO: torch.Tensor) -> Packed:
+    """Return a matrix (I, O) in eight bits."""
     levels_OI, step_O = rounded(weight_IO.t())
-    return EightBits(packed(levels_OI), packed(levels_OI.t()), step_O)
+    return Packed(packed(levels_OI), packed(levels_OI.t()), step_O)
 
 
 def rounded(weight_OI: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,10 +197,15 @@ class Bytes:
     unit_N1: torch.Tensor
 
 
-def in_bytes(x_NI: torch.Tensor) -> Bytes:
-    """Return rows in sixteen bits; one that is not finite gets a unit that is not."""
-    size_N1 = torch.maximum(x_NI.amax(1, keepdim=True), x_NI.amin(1, keepdim=True).neg_()).clamp_(min=LEAST)
-    whole_NI = (x_NI * (LEVELS / size_N1)).round_().to(torch.int16)
+def in_bytes(x_NI: torch.Tensor, most_N1: torch.Tensor | None = None, to: torch.Tensor | None = None) -> Bytes:
+    """Return rows in sixteen bits; one that is not finite gets a unit that is not.
+
+    `most` is each row's largest size, where it is known; `to` is room for as many numbers, which is written over.
+    """
+    if most_N1 is None:
+        most_N1 = torch.maximum(x_NI.amax(1, keepdim=True), x_NI.amin(1, keepdim=True).neg_())
+    size_N1 = most_N1.clamp(min=LEAST)
+    whole_NI = torch.mul(x_NI, LEVELS / size_N1, out=to).round_().to(torch.int16)
     low_NI = whole_NI.to(torch.uint8)  # what does not fit falls off
     high_NI = whole_NI.bitwise_right_shift_(8).add_(128).to(torch.uint8)
     return Bytes(high_NI, low_NI, size_N1.div_(LEVELS))

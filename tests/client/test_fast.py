@@ -16,7 +16,7 @@ from client.config import TrainChoice
 from client.train import fast
 from client.train.fast import FastGradients, Head, entropy_gradient, pieces
 from client.train.loss import customer_loss
-from client.train.products import Floating, on_grid
+from client.train.products import FloatingWords, on_grid
 from client.train.sampling import Rehearsal
 from client.train.trainer import LocalSettings, per_customer_gradients, private, train_round
 from common.config import parse_settings
@@ -261,12 +261,20 @@ def test_in_int8_each_customers_gradient_is_the_rounded_networks(
 
 
 @needs_vnni
-def test_in_int8_nobody_sees_who_is_beside_her() -> None:
-    model, rows = carrier(("c_attn", "c_fc")), rows_of([T, T, 7, 18])
-    together = gradients(model, rows, EIGHT)
-    for one in range(4):
-        alone = gradients(model, Rows(rows.ids_BT[one : one + 1], rows.counts_BT[one : one + 1]), EIGHT)
-        assert apart(alone, together[one : one + 1]) < 1e-6
+@pytest.mark.parametrize("threads", [1, 2])
+def test_in_int8_a_gradient_is_her_own_to_the_last_bit_whoever_is_beside_her(threads: int) -> None:
+    model = carrier(("c_attn", "c_fc"), n_embd=768, n_head=12, n_layer=2)
+    random = np.random.default_rng(5)
+    rows = Rows(random.integers(1, V, (16, 64)), random.random((16, 64)) < 0.7)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = gradients(model, rows, EIGHT)
+        for few in ([0], [7], [3, 9, 12]):
+            assert torch.equal(gradients(model, Rows(rows.ids_BT[few], rows.counts_BT[few]), EIGHT), together[few])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 @needs_vnni
@@ -375,7 +383,7 @@ def test_the_heads_gradient_is_autograds(size: int) -> None:
     hidden.requires_grad_(True)
     loss = torch.nn.functional.cross_entropy(hidden @ head.t(), targets, reduction="sum")
     (expected,) = torch.autograd.grad(loss, hidden)
-    parts = Head(tuple(Floating(words.t()) for words in head.split(size)), lambda ids: head[ids])
+    parts = Head(tuple(FloatingWords(words) for words in head.split(size)), lambda ids: head[ids])
     torch.testing.assert_close(entropy_gradient(hidden.detach(), parts, targets), expected, rtol=1e-5, atol=1e-5)
 
 

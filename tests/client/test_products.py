@@ -13,6 +13,7 @@ from client.train import products
 from client.train.products import (
     Bytes,
     EightBits,
+    EightBitWords,
     check_eight_bits,
     eight_bits,
     exact,
@@ -65,18 +66,26 @@ def test_bytes_stand_for_the_row_to_half_a_part_in_32767_of_its_largest() -> Non
 def test_both_ways_are_those_of_the_rounded_weights(weight: torch.Tensor, size: float) -> None:
     x_NI, dy_NO, bias_O = size * normal(300, IN), size * normal(300, OUT, seed=3), size * normal(OUT, seed=4)
     stands_IO = restored(weight.t()).t().double()
-    without = eight_bits(weight)
-    frozen = EightBits(without.there, without.home, without.step_O, bias_O)
+    frozen = EightBits(eight_bits(weight), bias_O)
     assert apart(frozen.out(x_NI), x_NI.double() @ stands_IO + bias_O) < 5e-5
-    assert apart(without.out(x_NI), x_NI.double() @ stands_IO) < 5e-5
     assert apart(frozen.back(dy_NO), dy_NO.double() @ stands_IO.t()) < 5e-5
-    assert torch.equal(frozen.out(frozen.ready(x_NI)), frozen.out(x_NI))
-    assert apart(without.out(x_NI), x_NI.double() @ weight.double()) > 1e-3
+    assert apart(frozen.out(x_NI), x_NI.double() @ weight.double() + bias_O) > 1e-3
+
+
+@needs_vnni
+def test_the_heads_words_are_those_of_the_rounded_rows(weight: torch.Tensor) -> None:
+    words, rows_OI = EightBitWords(eight_bits(weight)), restored(weight.t()).double()
+    hidden_NI = normal(30, IN)
+    odds_NO = words.odds(words.ready(hidden_NI))
+    assert apart(odds_NO, hidden_NI.double() @ rows_OI.t()) < 5e-5
+    shares_NO = odds_NO.softmax(1)
+    expected_NI = shares_NO.double() @ rows_OI
+    assert apart(words.mixed(shares_NO), expected_NI) < 1e-4
 
 
 @needs_vnni
 def test_a_row_comes_out_the_same_whoever_is_beside_it(weight: torch.Tensor) -> None:
-    frozen, x_NI, dy_NO = eight_bits(weight), normal(33, IN), normal(33, OUT)
+    frozen, x_NI, dy_NO = EightBits(eight_bits(weight), torch.zeros(OUT)), normal(33, IN), normal(33, OUT)
     loud = x_NI * 1e6
     loud[7], loud[20] = x_NI[7], float("nan")
     assert torch.equal(frozen.out(loud)[7], frozen.out(x_NI)[7])
@@ -87,7 +96,7 @@ def test_a_row_comes_out_the_same_whoever_is_beside_it(weight: torch.Tensor) -> 
 @needs_vnni
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_row_that_is_not_finite_comes_out_not_finite_and_no_other(weight: torch.Tensor, value: float) -> None:
-    frozen, x_NI, dy_NO = eight_bits(weight), normal(9, IN), normal(9, OUT)
+    frozen, x_NI, dy_NO = EightBits(eight_bits(weight), torch.zeros(OUT)), normal(9, IN), normal(9, OUT)
     x_NI[4, 11] = dy_NO[4, 11] = value
     for found in (frozen.out(x_NI), frozen.back(dy_NO)):
         assert not bool(torch.isfinite(found[4]).any())
@@ -99,7 +108,7 @@ def test_planted_fault_a_step_for_all_rows_lets_one_row_change_another(monkeypat
     loud = x_NI.clone()
     loud[0] *= 1e6
     assert torch.equal(in_bytes(loud).low_NI[1:], in_bytes(x_NI).low_NI[1:])
-    pooled = SimpleNamespace(**{name: getattr(torch, name) for name in ("int16", "uint8")})
+    pooled = SimpleNamespace(**{name: getattr(torch, name) for name in ("int16", "uint8", "mul")})
     pooled.maximum = lambda one, other: torch.maximum(one, other).amax().expand(len(one), 1).clone()
     monkeypatch.setattr(products, "torch", pooled)
     assert not torch.equal(in_bytes(loud).low_NI[1:], in_bytes(x_NI).low_NI[1:])
