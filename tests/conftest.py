@@ -23,6 +23,8 @@ from common.lora import Bench, bench
 from common.schema import Shop
 from simulations.world import make_shops
 
+needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
+
 
 def make_base(folder: Path, texts: list[str], seed: int = 1) -> Path:
     """Write a two-layer GPT-2 with random weights and a byte-level BPE of 1,024 ids learned on `texts`."""

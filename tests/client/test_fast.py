@@ -24,6 +24,7 @@ from common.errors import UserError
 from common.lora import Bench, lift, put
 from common.privacy.plan import RoundPlan
 from common.tokens import Rows
+from tests.conftest import needs_vnni
 
 PLAN = RoundPlan("shop", "run", 1, 0.5, 1.0, 3, 0.5, 4.0, 1e-6, 4, "p", "a")
 FAST, REFERENCE = LocalSettings(), LocalSettings(dp_engine="opacus")
@@ -240,7 +241,6 @@ def test_a_base_in_bfloat16_gives_float32_gradients_of_each_customer_alone() -> 
 
 # --- eight bits by sixteen ---
 
-needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
 EIGHT = replace(FAST, precision="int8")
 
 

@@ -23,8 +23,7 @@ from client.train.products import (
     rounded,
 )
 from common.errors import UserError
-
-needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
+from tests.conftest import needs_vnni
 
 IN, OUT = 96, 50
 

@@ -19,9 +19,8 @@ from common.lora import bench, initial
 from common.wire import TrainAsk, TrainReply
 from simulations.folder import begin
 from simulations.merchants import make_world, prepare
+from tests.conftest import needs_vnni
 from tests.deploy.conftest import entries, small
-
-needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
 
 
 def test_auto_is_a_device_that_tensors_can_be_on() -> None:
@@ -73,29 +72,29 @@ def test_what_is_sent_is_finite_fp32_wherever_and_however_it_was_computed(
     assert all(torch.isfinite(tensor).all() for tensor in reply.update.values())
 
 
-def test_a_round_on_a_gpu_that_is_not_there_fails_with_the_way_out_in_the_log_and_is_not_charged(
-    shop: Path, tiny_base: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.ERROR)
-    computing(shop, 'device = "cuda:99"')
-    before = len(entries(shop, "RESERVE"))
-    reply = asked(shop, tiny_base, 9)
-    assert (reply.status, reply.reason) == ("failed", "")
-    assert "train.device = 'cuda:99'" in caplog.text
-    assert "write cpu or auto" in caplog.text
-    assert len(entries(shop, "RESERVE")) == before
-
-
-def test_a_round_in_int8_on_a_processor_without_vnni_fails_and_is_not_charged(
-    shop: Path, tiny_base: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("lines", "number", "words"),
+    [
+        ('device = "cuda:99"', 9, ("train.device = 'cuda:99'", "write cpu or auto")),
+        ('precision = "int8"', 10, ("needs a processor with VNNI, which this one lacks", 'write "float32"')),
+    ],
+)
+def test_a_round_that_this_machine_cannot_compute_fails_with_the_way_out_in_the_log_and_is_not_charged(
+    shop: Path,
+    tiny_base: str,
+    lines: str,
+    number: int,
+    words: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     caplog.set_level(logging.ERROR)
-    computing(shop, 'precision = "int8"')
+    computing(shop, lines)
     before = len(entries(shop, "RESERVE"))
-    reply = asked(shop, tiny_base, 10)
+    reply = asked(shop, tiny_base, number)
     assert (reply.status, reply.reason) == ("failed", "")
-    assert 'needs a processor with VNNI, which this one lacks; write "float32"' in caplog.text
+    assert all(word in caplog.text for word in words)
     assert len(entries(shop, "RESERVE")) == before
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 import torch
 
 from client.train.loss import customer_loss
 from simulations.bench import BENCHMARKS, run_benchmarks, short
 from simulations.dp_step import WAYS, DpStep, carrier, clipped, draw_rows, proof, ratio, ready
+from tests.conftest import needs_vnni
 
 TINY = DpStep(shape="tiny", batch=5, tokens=24, rank=4, threads=1, repetitions=1)
 
@@ -30,7 +30,7 @@ def test_ways_are_timed_in_turn_and_each_peak_is_taken_apart() -> None:
     assert len(said) == 5
 
 
-@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="the processor multiplies no bytes")
+@needs_vnni
 def test_in_int8_the_clipped_sum_is_compared_on_the_rounded_weights() -> None:
     settings = TINY.model_copy(update={"precision": "int8"})
     model = carrier(settings)
