@@ -25,7 +25,7 @@ from pydantic import Field
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from client.data.dataset import make_dataset
-from client.train.fast import FastGradients, Pass, Precision, pieces, token_weights
+from client.train.fast import FastGradients, Precision
 from client.train.products import on_grid
 from client.train.sampling import Rehearsal, SecureRandom
 from client.train.trainer import LocalSettings, per_customer_gradients, private, private_step
@@ -154,10 +154,9 @@ def open_step(engine: FastGradients, rows: Rows, optimizer: torch.optim.Optimize
     """Take a step with the fast engine's kernels and one gradient for the whole batch."""
     optimizer.zero_grad(set_to_none=True)
     ids_BT, counts_BT = torch.from_numpy(rows.ids_BT), torch.from_numpy(rows.counts_BT)
-    part = Pass(tuple(pieces(counts_BT, engine.padding)), 1, together=True)
-    engine.run(ids_BT, token_weights(counts_BT), part)
-    for parameter, row in part.rows.items():
-        parameter.grad = row[0]
+    done = engine.passes(ids_BT, counts_BT, together=True)
+    for parameter in engine.parameters():
+        parameter.grad = torch.cat([part.of(parameter) for _, part in done]).sum(0)
     optimizer.step()
 
 

@@ -140,6 +140,7 @@ def open_shop(scenario: Scenario, shop: Shop, folder: Path, place: int = 0) -> N
             "threads": scenario.engine.threads,
             "microbatch": scenario.engine.microbatch,
             "precision": scenario.engine.precision,
+            "padding": scenario.engine.padding,
         },
     }
     write_atomic(folder / "merchant.toml", tomli_w.dumps(settings))

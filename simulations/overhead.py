@@ -198,7 +198,8 @@ def by_hand(run: Run, around: Callable[[Step], Step]) -> Course:
 
 def local(run: Run) -> LocalSettings:
     """Return how every merchant of the run computes."""
-    return LocalSettings(microbatch=run.scenario.engine.microbatch)
+    engine = run.scenario.engine
+    return LocalSettings(microbatch=engine.microbatch, padding=engine.padding)
 
 
 def fugou(run: Run, file: Path) -> Course:

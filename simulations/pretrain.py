@@ -39,6 +39,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch.nn import functional
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from common.cores import one_core_each
 from common.errors import UserError
 from common.files import cannot_write, write_atomic
 from common.model import digest_of, load_base
@@ -195,7 +196,7 @@ def pretrain(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lowered = _lowered(precision, device)
     work = _open_work(out, run, resume)
-    with _workers(threads) as pool:
+    with one_core_each(threads) as pool:
         how = How(resume, lowered, checkpoint_seconds, report, device, pool)
         tokenizer = _tokenizer(texts, work, run, report) if start is None else _load_tokenizer(start / "tokenizer.json")
         data = _data(texts, work, tokenizer, run, report)
@@ -291,22 +292,6 @@ def _open_work(out: Path, run: Run, resume: bool) -> Path:
     elif (work / "run.json").read_text("utf-8") != asked:
         raise UserError(f"folder {out} holds a run with other texts or settings; resume it as it was started")
     return work
-
-
-@contextlib.contextmanager
-def _workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield `count` threads that each compute on one core.
-
-    Why not one operation on all cores: its parts wait for each other at every step, and where a core is shared with
-    other work all wait for that one. Here the free core takes the next piece.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)
 
 
 # Reading

@@ -102,6 +102,9 @@ class EngineSettings(Settings):
     precision: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="as `train.precision` of every merchant"
     )
+    padding: Literal["full", "buckets"] = Field(
+        "buckets", description="as `train.padding` of every merchant; nobody times a simulation"
+    )
     address: str = Field("", description="address of a Ray cluster that is already there")
 
 

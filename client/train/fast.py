@@ -13,7 +13,8 @@ itself, r (d_in + d_out) numbers, is smaller than what its norm alone would take
 trainer's, the same code whichever engine ran.
 
 Why it is faster than hooks: nothing is computed that nobody asked for, the activation function is one kernel, logits are
-never kept, and on request there is no work on padding, nor behind the last attention on what is not scored.
+never kept, every core has customers of its own and waits for no other, and on request there is no work on padding, nor behind
+the last attention on what is not scored.
 
     B customers   U customers whose rows are cut to one length   T tokens   N positions of all   S positions that are scored
     D width   V vocabulary   W a part of it   I inputs   O outputs   R rank
@@ -44,6 +45,7 @@ from client.train.products import (
     once,
     restored,
 )
+from common.cores import one_core_each
 from common.errors import UserError
 from common.lora import named_in
 
@@ -52,6 +54,9 @@ Padding: TypeAlias = Literal["full", "buckets"]
 
 BUCKETS = tuple(part / 16 for part in range(1, 17))
 """Under `buckets` rows are cut to the first of these parts of the row's bound that holds all that counts."""
+
+SHARE = 512
+"""Positions that a core runs at once."""
 
 WORDS = 2048
 """Ids of the vocabulary whose logits are in memory at once."""
@@ -126,6 +131,11 @@ class Pass:
     """Whether all are one customer: for comparison, no privacy."""
     rows: dict[torch.nn.Parameter, torch.Tensor] = field(default_factory=dict)
 
+    def of(self, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """Return (B, *weight): one gradient a customer, zero where nothing of hers counts."""
+        found = self.rows.get(parameter)
+        return parameter.new_zeros(self.total, *parameter.shape) if found is None else found
+
     def split(self, x_NI: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return `x` piece by piece, each (U, T, I)."""
         sizes = [len(places_U) * length for places_U, length in self.pieces]
@@ -172,11 +182,33 @@ class FastGradients:
 
         The loss is `customer_loss`: a customer's mean over its own ids that count.
         """
-        part = Pass(tuple(pieces(counts_BT, self.padding)), len(ids_BT))
-        self.run(ids_BT, token_weights(counts_BT), part)
+        done = self.passes(ids_BT, counts_BT)
         for parameter in self.trained:
-            found = part.rows.get(parameter)
-            parameter.grad_sample = parameter.new_zeros(len(ids_BT), *parameter.shape) if found is None else found
+            parameter.grad_sample = parameter.new_empty(len(ids_BT), *parameter.shape)
+            for share_B, part in done:
+                parameter.grad_sample[share_B] = part.of(parameter)
+
+    def passes(
+        self, ids_BT: torch.Tensor, counts_BT: torch.Tensor, together: bool = False
+    ) -> list[tuple[torch.Tensor, Pass]]:
+        """Run the customers forward and backward; return each share's places among them and its pass.
+
+        Every core has shares of its own and waits for no other, small enough that what they leave lies in its cache.
+        """
+        weights_BT, threads = token_weights(counts_BT), torch.get_num_threads()
+
+        def run(share_B: torch.Tensor) -> tuple[torch.Tensor, Pass]:
+            part = Pass(tuple(pieces(counts_BT[share_B], self.padding)), len(share_B), together)
+            self.run(ids_BT[share_B], weights_BT[share_B], part)
+            return share_B, part
+
+        if ids_BT.is_cuda:
+            return [run(torch.arange(len(ids_BT), device=ids_BT.device))]
+        cut = shares(counts_BT, self.padding, threads)
+        if threads == 1 or len(cut) < threads:
+            return [run(share_B) for share_B in cut]
+        with one_core_each(threads) as pool:
+            return list(pool.map(run, cut))
 
     def run(self, ids_BT: torch.Tensor, weights_BT: torch.Tensor, part: Pass) -> None:
         """Run the customers of one pass forward and backward; a row's last id is a target only."""
@@ -229,6 +261,21 @@ def pieces(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Te
         if len(places):
             yield places, length - 1
         below = max(below, length)
+
+
+def shares(counts_BT: torch.Tensor, padding: Padding, threads: int) -> list[torch.Tensor]:
+    """Return places of customers in shares of about `SHARE` positions or fewer, each as long, as many for every thread."""
+    lengths = [0] * len(counts_BT)
+    for places_U, length in pieces(counts_BT, padding):
+        for place in places_U.tolist():
+            lengths[place] = length
+    found: list[list[int]] = [[] for _ in range(threads * max(1, math.ceil(sum(lengths) / (threads * SHARE))))]
+    sizes = [0] * len(found)
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):  # the longest first, to the emptiest
+        emptiest = sizes.index(min(sizes))
+        found[emptiest].append(place)
+        sizes[emptiest] += lengths[place]
+    return [torch.tensor(sorted(one)) for one in found if one]
 
 
 def through(matrix: Matrix, x_NI: torch.Tensor, part: Pass) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from client.config import TrainChoice
 from client.train import fast
-from client.train.fast import FastGradients, Head, entropy_gradient, pieces
+from client.train.fast import FastGradients, Head, entropy_gradient, pieces, shares
 from client.train.loss import customer_loss
 from client.train.products import FloatingWords, on_grid
 from client.train.sampling import Rehearsal
@@ -93,6 +95,18 @@ def kept(engine: FastGradients) -> list[torch.Tensor]:
     return [parameter.grad_sample for parameter in engine.parameters()]  # type: ignore[attr-defined]
 
 
+@contextmanager
+def computing_on(threads: int) -> Iterator[None]:
+    """Let torch have so many threads, which the block must leave it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest distance of a customer's gradient from what it should be, relative to the largest gradient."""
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1).max()).max())
@@ -111,6 +125,51 @@ def test_gradients_are_those_of_the_reference_and_of_a_loop_over_customers(
     found = gradients(model, rows, replace(FAST, padding=padding), trained)
     assert apart(found, gradients(model, rows, REFERENCE, trained)) < 1e-5
     assert apart(found, one_by_one(model, rows, trained)) < 1e-5
+
+
+@pytest.mark.parametrize("padding", ["full", "buckets"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_every_core_has_a_share_of_the_customers_and_each_gradient_finds_its_place(
+    threads: int, padding: fast.Padding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows, met = carrier(("c_attn", "c_fc")), rows_of(), set()
+    run = FastGradients.run
+
+    def watched(engine: FastGradients, *given: Any) -> None:
+        met.add((threading.current_thread(), torch.get_num_threads()))
+        run(engine, *given)
+
+    monkeypatch.setattr(FastGradients, "run", watched)
+    monkeypatch.setattr(fast, "SHARE", 16)
+    with computing_on(threads):
+        found = gradients(model, rows, replace(FAST, padding=padding))
+        used = {threads for _, threads in met}
+    assert apart(found, one_by_one(model, rows)) < 1e-5
+    assert used == ({1} if threads < 8 else {8})  # eight cores have no share of seven customers each
+    assert threads == 1 or threads == 8 or threading.current_thread() not in {thread for thread, _ in met}
+
+
+def test_what_goes_wrong_on_a_core_is_said_and_the_threads_are_given_back() -> None:
+    model, rows = carrier(), rows_of()
+    rows.ids_BT[2, 3] = V
+    with computing_on(2), pytest.raises(IndexError):
+        gradients(model, rows, FAST)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("padding", ["full", "buckets"])
+def test_shares_are_all_customers_once_and_as_long_as_each_other(threads: int, padding: fast.Padding) -> None:
+    random = np.random.default_rng(threads)
+    counts = torch.from_numpy(np.arange(64)[None] < random.integers(0, 65, 50)[:, None])
+    found = shares(counts, padding, threads)
+    assert len(found) % threads == 0
+    assert sorted(torch.cat(found).tolist()) == list(range(50))
+    lengths = torch.zeros(50)
+    for places, length in pieces(counts, padding):
+        lengths[places] = length
+    sizes = [float(lengths[places].sum()) for places in found]
+    assert max(sizes) - min(sizes) <= 63
+    assert max(sizes) <= fast.SHARE + 63
 
 
 @pytest.mark.parametrize("lengths", [[T] * 4, [5, 5, 5, T, T, 9, 9], [3, 0, 3, T, 0]])
@@ -266,15 +325,10 @@ def test_in_int8_a_gradient_is_her_own_to_the_last_bit_whoever_is_beside_her(thr
     model = carrier(("c_attn", "c_fc"), n_embd=768, n_head=12, n_layer=2)
     random = np.random.default_rng(5)
     rows = Rows(random.integers(1, V, (16, 64)), random.random((16, 64)) < 0.7)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with computing_on(threads):
         together = gradients(model, rows, EIGHT)
         for few in ([0], [7], [3, 9, 12]):
             assert torch.equal(gradients(model, Rows(rows.ids_BT[few], rows.counts_BT[few]), EIGHT), together[few])
-        assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
 
 
 @needs_vnni

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,8 @@ from client.train.products import (
     Bytes,
     EightBits,
     EightBitWords,
+    Floating,
+    FloatingWords,
     check_eight_bits,
     eight_bits,
     exact,
@@ -58,6 +61,31 @@ def test_bytes_stand_for_the_row_to_half_a_part_in_32767_of_its_largest() -> Non
     off_N = (back_NI - x_NI).abs().amax(1) / x_NI.abs().amax(1).clamp(min=1e-30)
     assert float(off_N.max()) < 0.51 / 32767
     assert not bool(back_NI[3].any())
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_in_float32_both_libraries_give_the_same_products(
+    weight: torch.Tensor, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "onednn_is_quicker", lambda: onednn)
+    x_NI, dy_NO, bias_O = normal(300, IN), normal(300, OUT, seed=3), normal(OUT, seed=4)
+    frozen, words = Floating(weight, bias_O), FloatingWords(weight.t().contiguous())
+    assert apart(frozen.out(x_NI), x_NI.double() @ weight.double() + bias_O) < 1e-6
+    assert apart(frozen.back(dy_NO), dy_NO.double() @ weight.double().t()) < 1e-6
+    assert apart(words.odds(words.ready(x_NI)), x_NI.double() @ weight.double()) < 1e-6
+    assert apart(words.mixed(dy_NO.abs()), dy_NO.abs().double() @ weight.double().t()) < 1e-6
+
+
+def test_mkl_is_left_on_amds_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for vendor, quicker in (("AuthenticAMD", torch.backends.mkldnn.is_available()), ("GenuineIntel", False)):
+        monkeypatch.setattr(Path, "read_text", lambda path, vendor=vendor: f"processor: 0\nvendor_id: {vendor}\n")
+        assert products.onednn_is_quicker.__wrapped__() == quicker
+
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert not products.onednn_is_quicker.__wrapped__()
 
 
 @needs_vnni
