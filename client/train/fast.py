@@ -265,6 +265,8 @@ def pieces(counts_BT: torch.Tensor, padding: Padding) -> Iterator[tuple[torch.Te
 
 def shares(counts_BT: torch.Tensor, padding: Padding, threads: int) -> list[torch.Tensor]:
     """Return places of customers in shares of about `SHARE` positions or fewer, each as long, as many for every thread."""
+    if threads == 1 and counts_BT.numel() <= SHARE:
+        return [torch.arange(len(counts_BT))]
     lengths = [0] * len(counts_BT)
     for places_U, length in pieces(counts_BT, padding):
         for place in places_U.tolist():

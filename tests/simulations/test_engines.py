@@ -15,7 +15,7 @@ from client.config import load_merchant
 from client.data.dataset import make_dataset
 from client.data.sources import read_shop
 from client.train.sampling import randomness_for
-from client.train.trainer import train_round
+from client.train.trainer import LocalSettings, train_round
 from common.errors import UserError
 from common.lora import Adapter, bench, digest, initial, load
 from common.methods import trained
@@ -76,6 +76,7 @@ def plain_loop(run: Run) -> Adapter:
                     randomness_for(plan, training.seed),
                     method=training.method,
                     local_rate=training.local_rate,
+                    settings=LocalSettings(padding=scenario.engine.padding),
                 )
             )
         moved = {name: shared[name] + mean(updates, name) for name in trained(shared, training.method, 1)}
