@@ -191,7 +191,7 @@ class TrainChoice(Settings):
     precision: Literal["float32", "bfloat16", "int8"] = Field(
         default="float32",
         description="of the frozen base in the fast engine; int8 (weights in eight bits, what runs through them in sixteen) "
-        "pays for a base 768 wide on a processor with VNNI, bfloat16 where there is AMX or a GPU",
+        "pays for a base 768 wide on a processor with VNNI, bfloat16 where there is AMX, a GPU or an AMD processor since Zen 4",
     )
     padding: Literal["full", "buckets"] = Field(
         default="full",

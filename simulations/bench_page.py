@@ -103,6 +103,7 @@ CASES: tuple[Case, ...] = (
     Case("dp-step", {}, _step("full rows"), plots=STEPS),
     Case("dp-step", {"rows": "shops"}, _step("a shop's rows"), "dp-step-shops", STEPS),
     Case("dp-step", {"rows": "ragged"}, _step("rows of 8 to 64 ids"), "dp-step-ragged", STEPS),
+    Case("dp-step", {"precision": "bfloat16"}, _step("full rows, base in bfloat16"), "dp-step-bfloat16", STEPS),
     Case("dp-step", {"precision": "int8"}, _step("full rows, base in eight bits"), "dp-step-int8", STEPS),
     Case(
         "dp-step",
