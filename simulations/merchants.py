@@ -112,8 +112,7 @@ def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
         write_reference(reference_examples(run.scenario), run.folder / REFERENCE)
     draft = run.folder / ".merchants.draft"
     shutil.rmtree(draft, ignore_errors=True)
-    caps = run.scenario.caps()
-    report(f"{len(shops)} merchants: " + ", ".join(f"sigma {caps[one]:.3f} for epsilon {one:g}" for one in caps))
+    report(f"{len(shops)} merchants: {noise_of(run.scenario)}")
     try:
         attack = run.scenario.attack
         harmful = hostile(ids_of(shops), attack.kind, attack.merchants)
@@ -125,6 +124,14 @@ def prepare(run: Run, shops: Sequence[Shop], report: Report) -> None:
         sync_folder(run.folder)
     except OSError as error:
         raise cannot_write(final, error) from error
+
+
+def noise_of(scenario: Scenario) -> str:
+    """Return every cap's noise with delta, unit and period."""
+    privacy, caps = scenario.privacy, scenario.caps()
+    each = [f"sigma {sigma:.3f} for epsilon {one:g}" if sigma else "no noise" for one, sigma in caps.items()]
+    terms = f" (delta = {privacy.delta:g}, one customer, period {privacy.period})" if any(caps.values()) else ""
+    return ", ".join(each) + terms
 
 
 def open_shop(scenario: Scenario, shop: Shop, folder: Path, place: int = 0) -> None:

@@ -447,6 +447,7 @@ def run_recommend(study: Study, folder: Path, tell: Tell) -> dict[str, Any]:
     """Return all figures, also written to `recommend.json` in `folder`."""
     found: dict[str, Any] = {"cut": f"{study.cut:%Y-%m-%d}", "rounds": study.rounds, "draws": study.draws}
     found |= {"epsilons": list(study.epsilons), "delta": study.delta}
+    tell(terms(study.delta))
     lines = sold()
     for level in study.levels:
         books = load_books(lines, level, study.cut, study.stores)
@@ -498,9 +499,14 @@ def _plain(one: Row) -> dict[str, Any]:
     return {"name": one.name, "recall@10": recall, "ndcg@10": ndcg, **draws}
 
 
+def terms(delta: float) -> str:
+    """Return what every epsilon of the study is for."""
+    return f"epsilon is every store's at delta = {delta:g} for one customer, period: all rounds of the study together"
+
+
 def report(found: Mapping[str, Any]) -> str:
     """Return the figures as text."""
-    lines: list[str] = []
+    lines = [terms(found["delta"])]
     for level in ("sku", "text"):
         if level in found:
             lines += _level_lines(level, found[level])

@@ -385,7 +385,8 @@ def run_sentiment(study: Study, folder: Path, tell: Tell) -> dict[str, Any]:
     for epsilon in study.epsilons:
         rows.append(together(both, study, epsilon, f"federated, epsilon {epsilon:g}"))
         shops[f"{epsilon:g}"] = alone(both, study, epsilon)
-        tell(f"epsilon {epsilon:g}: together {rows[-1].accuracy:.4f}, alone {_mean(shops[f'{epsilon:g}']):.4f}")
+        terms = f"epsilon {epsilon:g} (delta = {study.delta:g}, one customer, period: all rounds)"
+        tell(f"{terms}: together {rows[-1].accuracy:.4f}, alone {_mean(shops[f'{epsilon:g}']):.4f}")
     for name, table in views.items():
         rows.append(together(table, study, study.epsilons[0], f"federated, {name} only, epsilon {study.epsilons[0]:g}"))
     rows.append(together(both, study, np.inf, "federated, without noise"))

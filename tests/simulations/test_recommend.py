@@ -194,6 +194,8 @@ def test_the_whole_study_runs_on_a_few_stores_and_writes_its_table(tmp_path: Pat
     for told in (*(found["launch"][name] for name in LAUNCHES), level["newcomers"]["first day"]):
         assert len(told["times random"]) == SMALL.draws
     assert any("GP-TopFreq" in line for line in said)
+    assert "delta = 1e-06 for one customer, period" in said[0]
+    assert said[0] in said[-2]
 
 
 def test_noise_differs_from_run_to_run(books: list[Book]) -> None:

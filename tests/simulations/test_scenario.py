@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from common.config import from_run_config
 from common.errors import UserError
 from common.privacy.accountant import Setting, epsilon
 from common.privacy.plan import would_pass
+from simulations.merchants import noise_of
 from simulations.scenario import Scenario, load_scenario, parse_changes, read_scenario, shipped
 
 
@@ -182,3 +184,12 @@ def test_an_infinite_epsilon_is_no_noise() -> None:
     scenario = changed(privacy__epsilon=math.inf)
     assert scenario.sigma() == 0.0
     assert scenario.policy("s", "ab" * 32).epsilon == math.inf
+
+
+def test_noise_is_told_with_delta_unit_and_period() -> None:
+    terms = "(delta = 1e-06, one customer, period 2026Q4)"
+    assert re.fullmatch(r"sigma \d\.\d{3} for epsilon 8 " + re.escape(terms), noise_of(load_scenario("shops-zh")))
+    several = {"mixed.epsilons": (8.0, math.inf, 2.0)}
+    found = noise_of(load_scenario("shops-zh", several))
+    assert re.fullmatch(r"sigma .* for epsilon 8, no noise, sigma .* for epsilon 2 " + re.escape(terms), found)
+    assert noise_of(load_scenario("shops-zh", {"privacy.epsilon": math.inf})) == "no noise"
