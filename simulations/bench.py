@@ -395,7 +395,7 @@ def round_overhead(settings: overhead.Overhead, folder: Path, tell: Tell) -> Ite
             courses[way].append(last_line(output))
             tell(f"round-overhead: {way}, {repetition + 1} of {settings.repetitions}")
     usage = Usage(time.perf_counter() - began, 0.0, 0.0)
-    yield Measurement("rounds", usage, load, {**overhead.compare(courses), **work})
+    yield Measurement("rounds", usage, load, {**overhead.compare(courses, overhead.NEAR[settings.precision]), **work})
 
 
 def environment_with(wanted: Iterable[Sequence[str]], folder: Path) -> str:

@@ -121,6 +121,13 @@ CASES: tuple[Case, ...] = (
         ROUNDS,
     ),
     Case(
+        "round-overhead",
+        {"shape": "gpt2", "precision": "int8", "rounds": 4, "repetitions": 3, "threads": 2},
+        _round("124 M parameters, base in eight bits"),
+        "round-overhead-gpt2-int8",
+        ROUNDS,
+    ),
+    Case(
         "merchants",
         {},
         (

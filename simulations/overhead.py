@@ -8,7 +8,8 @@
     flower, pfl, nvflare   others' frameworks around the bare step (`simulations.peers`)
 
 `bare` and the peers get their rows for nothing and charge nothing, the other three make their rows anew as merchants do.
-There is no noise and nobody is left out of a step, so all ways must end with the same adapter.
+There is no noise and nobody is left out of a step, so all ways must end with the same adapter. Under int8 all stand on one
+base whose weights eight bits can say: to fugou's own training in eight bits, to the others in float32.
 """
 
 from __future__ import annotations
@@ -27,17 +28,20 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 import torch
 from pydantic import Field
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from client.config import POLICY, load_merchant
 from client.data.dataset import Dataset, make_dataset
 from client.data.sources import read_shop
 from client.round import open_ledger
+from client.train.products import on_grid
 from client.train.sampling import poisson, randomness_for
 from client.train.trainer import LocalSettings, train_round
 from common.config import Settings
 from common.errors import UserError
 from common.lora import Adapter, Bench, bench, digest, initial, to_bytes
 from common.methods import trained
+from common.model import DEFAULT, load_base
 from common.privacy.plan import RoundPlan, plan_round
 from common.privacy.policy import load_policy
 from server.rounds import latest_round
@@ -55,13 +59,22 @@ ELSEWHERE = ("flower", "nvflare")
 """Ways that work in processes of their own, whose seconds of processor are not ours to read."""
 METHOD = "ffa"  # what is averaged is B alone, so that a mean of weights is all that any peer has to do
 UNCLIPPED = 1e6
+NEAR: Mapping[str, float] = {"float32": 1e-5, "int8": 3e-4}
+"""How far two ways' checksums may lie apart, of the adapter's norm; eight bits give gradients within a part in 10,000."""
 RUN, ROWS = "run", "rows.npz"
 
 
 class Overhead(Settings):
     """The federation that is led."""
 
-    base: str = Field("", description="base to stand on, such as default; empty: two layers with random weights")
+    base: str = Field("", description="base to stand on, such as default; empty: random weights")
+    shape: Literal["tiny", "gpt2"] = Field(
+        "tiny",
+        description="of random weights: tiny has two layers, gpt2 124M parameters and the default base's tokenizer",
+    )
+    precision: Literal["float32", "int8"] = Field(
+        "float32", description="of the base in fugou's training; all ways stand on weights that it can say"
+    )
     merchants: Annotated[int, Field(ge=1, le=1000)] = Field(4, description="merchants, all asked in every round")
     steps: Annotated[int, Field(ge=1, le=100)] = Field(1, description="steps of a merchant in a round")
     rounds: Annotated[int, Field(ge=2, le=1000)] = Field(
@@ -79,12 +92,11 @@ class Overhead(Settings):
 
 def open_run(settings: Overhead, folder: Path) -> Run:
     """Return a new run of that federation in `folder`: base, shops, policies without noise."""
-    base = settings.base or write_base(folder / "base")
     changes: dict[str, Any] = {
         "scenario.merchants": settings.merchants,
         "world.customers": settings.customers,
         "world.weeks": 20,
-        "model.base": str(base),
+        "model.base": base_of(settings, folder),
         "training.method": METHOD,
         "training.rounds": settings.rounds,
         "training.robust": "none",
@@ -99,10 +111,27 @@ def open_run(settings: Overhead, folder: Path) -> Run:
         "privacy.max_tokens": settings.tokens,
         "engine.threads": settings.threads,
         "engine.microbatch": settings.customers,
+        "engine.precision": settings.precision,
     }
     run = begin(folder / RUN, load_scenario("shops-zh", changes))
     prepare(run, make_world(run.scenario), lambda _: None)
     return run
+
+
+def base_of(settings: Overhead, folder: Path) -> str:
+    """Return the base that every way stands on, made in `folder` where it is not there already."""
+    base = settings.base
+    if not base and settings.shape == "tiny":
+        base = str(write_base(folder / "base"))
+    if base and settings.precision == "float32":
+        return base
+    loaded, made = load_base(base or DEFAULT), folder / "made"
+    model = loaded.model if base else GPT2LMHeadModel(GPT2Config(bos_token_id=loaded.end, eos_token_id=loaded.end))
+    if settings.precision == "int8":
+        on_grid(model)
+    model.save_pretrained(made)
+    loaded.tokenizer.save_pretrained(made)
+    return str(made)
 
 
 def plan_of(run: Run, merchant: str, number: int) -> RoundPlan:
@@ -199,7 +228,7 @@ def by_hand(run: Run, around: Callable[[Step], Step]) -> Course:
 def local(run: Run) -> LocalSettings:
     """Return how every merchant of the run computes."""
     engine = run.scenario.engine
-    return LocalSettings(microbatch=engine.microbatch, padding=engine.padding)
+    return LocalSettings(microbatch=engine.microbatch, precision=engine.precision, padding=engine.padding)
 
 
 def fugou(run: Run, file: Path) -> Course:
@@ -255,12 +284,12 @@ def facts_of(settings: Overhead, way: Way, folder: Path) -> dict[str, Any]:
     }
 
 
-def compare(courses: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float | str]:
+def compare(courses: Mapping[str, Sequence[Mapping[str, Any]]], near: float) -> dict[str, float | str]:
     """Return each way's median seconds a round and in all, fugou's over the others', and how far the adapters differ.
 
     Seconds of processor are of the way's own process: what Ray's actors take is not in them.
 
-    Raises `UserError` when a way ended with another adapter than the first: then it did other work.
+    Raises `UserError` when a way's checksum is further than `near` norms from the first's: then it did other work.
     """
     each, cpu = (
         {way: median(second for one in runs for second in one[clock]) for way, runs in courses.items()}
@@ -275,10 +304,10 @@ def compare(courses: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, flo
     ends = {way: one for way, runs in courses.items() for one in runs}
     first = next(iter(ends.values()))
     for way, one in ends.items():
-        if abs(one["checksum"] - first["checksum"]) > 1e-5 * first["norm"]:
+        if abs(one["checksum"] - first["checksum"]) > near * first["norm"]:
             raise UserError(f"{way} ended with checksum {one['checksum']}, not {first['checksum']}: it did other work")
     spread = max(abs(one["checksum"] - first["checksum"]) for one in ends.values())
-    return {**facts, "checksum": first["checksum"], "spread of checksums": spread}
+    return {**facts, "checksum": first["checksum"], "spread of checksums": spread, "norm": first["norm"]}
 
 
 def main(given: Sequence[str]) -> None:

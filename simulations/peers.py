@@ -69,7 +69,8 @@ class Ready:
         }
 
     def loss(self, ids_BT: torch.Tensor, counts_BT: torch.Tensor) -> torch.Tensor:
-        """Return what a step goes down on: the customers' losses over the public divisor."""
+        """Return what a step goes down on: the customers' losses over the public divisor, padded to the longest of them."""
+        ids_BT, counts_BT = ids_BT[:, : (longest := longest_of(counts_BT))], counts_BT[:, :longest]
         return customer_loss(self.model(input_ids=ids_BT).logits, ids_BT, counts_BT).sum() / self.divisor
 
     def train(self, start: Mapping[str, torch.Tensor], number: int, merchant: int) -> Adapter:
@@ -87,6 +88,15 @@ class Ready:
     def start(self) -> Adapter:
         """Return the weights that train, as the run begins."""
         return {name: self.shared[name] for name in self.names}
+
+
+def longest_of(counts_BT: torch.Tensor) -> int:
+    """Return the number of ids to the last that counts in any row, and one at least.
+
+    >>> longest_of(torch.tensor([[False, True, False, False], [False, False, True, False]]))
+    3
+    """
+    return int(counts_BT.any(0).nonzero().max().item()) + 1 if bool(counts_BT.any()) else 1
 
 
 class Stopwatch:

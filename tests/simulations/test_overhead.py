@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.model import load_base
 from simulations.bench import environment_with, run_benchmarks
-from simulations.overhead import Overhead, compare, facts_of, ready_folder
+from simulations.overhead import NEAR, Overhead, base_of, compare, facts_of, ready_folder
 from simulations.peers import Stopwatch, flat, given_up, unflat
 
 SMALL = Overhead(merchants=2, steps=2, rounds=3, customers=3, repetitions=1, ways=("bare", "plain", "charged", "fugou"))
@@ -25,7 +26,7 @@ def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_pa
     assert work["merchant-rounds"] == 6
     assert work["tokens"] > 100
     courses: dict[str, list[dict[str, Any]]] = {way: [facts_of(SMALL, way, tmp_path)] for way in SMALL.ways}
-    facts = compare(courses)
+    facts = compare(courses, 1e-5)
     assert float(facts["fugou / plain"]) > 0
     assert all(len(runs[0]["seconds"]) == 2 for runs in courses.values())
     assert courses["plain"][0]["checksum"] == courses["charged"][0]["checksum"] == courses["fugou"][0]["checksum"]
@@ -33,15 +34,32 @@ def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_pa
     assert courses["bare"][0]["norm"] > 0
 
 
+@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="needs a processor with VNNI")
+def test_a_house_in_eight_bits_ends_where_a_float32_loop_on_the_same_weights_does(tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"precision": "int8"})
+    ready_folder(settings, tmp_path)
+    courses = {way: [facts_of(settings, way, tmp_path)] for way in ("bare", "charged", "fugou")}
+    facts = compare(courses, NEAR["int8"])
+    assert courses["fugou"][0]["checksum"] == courses["charged"][0]["checksum"] != courses["bare"][0]["checksum"]
+    assert 0 < float(facts["spread of checksums"]) < NEAR["int8"] * float(facts["norm"])
+
+
+def test_a_base_of_124_million_random_weights_reads_as_the_default_one(tmp_path: Path) -> None:
+    made, default = load_base(base_of(Overhead(shape="gpt2"), tmp_path)), load_base()
+    assert made.model.num_parameters() == 124_439_808
+    assert made.tokenizer("复购的顾客").input_ids == default.tokenizer("复购的顾客").input_ids
+    assert made.end == default.end
+
+
 def test_a_way_that_did_other_work_is_not_compared() -> None:
     course = {"seconds": [1.0], "cpu": [1.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
     with pytest.raises(UserError, match="it did other work"):
-        compare({"bare": [course], "fugou": [{**course, "checksum": 0.6}]})
+        compare({"bare": [course], "fugou": [{**course, "checksum": 0.6}]}, 1e-3)
 
 
 def test_ratios_are_of_medians() -> None:
     course = {"seconds": [1.0, 5.0, 2.0], "cpu": [2.0], "total": 2.0, "norm": 1.0, "checksum": 0.5}
-    facts = compare({"bare": [course], "fugou": [{**course, "seconds": [4.0], "cpu": [8.0]}]})
+    facts = compare({"bare": [course], "fugou": [{**course, "seconds": [4.0], "cpu": [8.0]}]}, 1e-5)
     assert facts["fugou / bare"] == 2.0
     assert facts["fugou / bare cpu"] == 4.0
     assert facts["bare s a round"] == 2.0
