@@ -30,7 +30,7 @@ from pydantic import Field
 
 from common.config import Settings, parse_settings
 from common.errors import UserError
-from simulations import crowd, overhead, upkeep
+from simulations import crowd, listing, overhead, upkeep
 from simulations import membership as attack
 from simulations.crowd import Crowd
 from simulations.dp_step import WAYS, DpStep, ratio
@@ -420,6 +420,27 @@ def environment_with(wanted: Iterable[Sequence[str]], folder: Path) -> str:
     return python
 
 
+# --- recommend: a shop's lists of ten ---
+
+
+def recommend(settings: listing.Recommend, folder: Path, tell: Tell) -> Iterator[Measurement]:
+    """Yield every way's time for all lists, taken in turn in one process."""
+    theirs = {*settings.ways} & {*listing.PEERS}
+    python = environment_with([listing.PACKAGES], folder / "peers") if theirs else sys.executable
+    tell(f"recommend: {', '.join(settings.ways)}")
+    load, output = os.getloadavg()[0], folder / "facts.json"
+    yield Measurement("lists", measure([python, *LISTS, settings.model_dump_json()], output), load, last_line(output))
+
+
+LISTS = (
+    "-W",
+    "ignore",
+    "-c",
+    "import os, sys; os.environ |= dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'); "
+    "from simulations.listing import main; main(sys.argv[1:])",
+)
+
+
 # --- serve: a shop's HTTP service under load ---
 
 
@@ -434,6 +455,11 @@ def serve(settings: Serve, folder: Path, tell: Tell) -> Iterator[Measurement]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "serve": Benchmark(
         "a shop's HTTP service: recommendations, copy, and a mixed load of 20 requests a second", Serve, serve
+    ),
+    "recommend": Benchmark(
+        "lists of ten for every household of Complete Journey: fugou, one by one and by table, and implicit",
+        listing.Recommend,
+        recommend,
     ),
     "ingest": Benchmark(
         "order lines through `fugou merchant check`: Parquet, CSV, SQLite, and a CSV ten times as long", Ingest, ingest

@@ -149,6 +149,18 @@ CASES: tuple[Case, ...] = (
         CROWD,
     ),
     Case(
+        "recommend",
+        {},
+        (
+            Figure("lists", " lists a second", "lists of ten a second on one thread"),
+            Figure("lists", " recall@10", "recall@10 of them"),
+        ),
+        plots=(
+            Plot("lists", "(.+) lists a second", "lists of ten a second"),
+            Plot("lists", "(.+) recall@10", "recall@10 of the next order"),
+        ),
+    ),
+    Case(
         "ingest",
         {},
         (Figure("csv", "lines a second", "order lines a second from a CSV"),),

@@ -121,11 +121,11 @@ def load_books(lines: pl.DataFrame, level: Level, cut: datetime, stores: int = 0
     rows = lines.join(loyal.join(chosen, on="store"), on=["store", "household"])
     item = pl.col("item") if level == "text" else pl.format("p{}", pl.col("product_id"))
     parts = rows.with_columns(code=item).sort("store").partition_by("store", maintain_order=True)
-    return [_book(part) for part in parts]
+    return [book_of(part) for part in parts]
 
 
-def _book(lines: pl.DataFrame) -> Book:
-    """Return one store's book."""
+def book_of(lines: pl.DataFrame) -> Book:
+    """Return one store's book; `code` is what an item is known by."""
     products = lines.unique("code").sort("code").select("code", "name", "type", "category")
     shelf = make_shelf(products.iter_rows())
     households = lines.select("household").unique().sort("household").with_row_index("customer")
@@ -315,7 +315,7 @@ def launch(books: Sequence[Book], catalogue: Catalogue, study: Study, epsilon: f
     those that her store will have sold by the end of the year; `random` is what chance reaches among the same.
     """
     day = day_of(study.cut)
-    data = [make_head_data(without_cold(book), _days(study), day) for book in books]
+    data = [make_head_data(without_cold(book), days_of(study), day) for book in books]
     found = [federate(data, study, epsilon) for _ in range(study.draws)]
     views = [view(launched(book, catalogue), day) for book in books]
     truths = [_cold_bought(book, seen) for book, seen in zip(books, views, strict=True)]
@@ -468,7 +468,7 @@ def run_level(books: Sequence[Book], study: Study, tell: Tell) -> dict[str, Any]
     views = [view(book, day) for book in books]
     everywhere = popular_everywhere(views)
     rows = list(baselines(views, everywhere))
-    data = [make_head_data(book, _days(study), day) for book in books]
+    data = [make_head_data(book, days_of(study), day) for book in books]
     learned, found = heads(data, views, study, tell)
     guard, fallen = guarded(views, found)
     explore = explored(views, everywhere, found)
@@ -489,7 +489,8 @@ def run_level(books: Sequence[Book], study: Study, tell: Tell) -> dict[str, Any]
     }
 
 
-def _days(study: Study) -> list[int]:
+def days_of(study: Study) -> list[int]:
+    """Return the days that heads are trained on."""
     return [day_of(one) for one in study.train]
 
 
