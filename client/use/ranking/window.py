@@ -1,7 +1,7 @@
 """One customer at a time: the lists of `rankers` without a table of all customers, for a shop of any size.
 
 What a shop shares between its customers is counted once; then a list reads the customer's own pairs, the columns of the
-items, and every pair of the shop once, for what customers with books like hers bought.
+items, and every pair of the shop twice, for what customers with books like hers bought.
 
     U customers   R pairs of customer and item   I items   K places of a list
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from client.use.ranking.book import Whole
 from client.use.ranking.features import Doubles
@@ -97,9 +98,8 @@ def explore(seen: View, head: Mapping[str, Floats], choice: Choice) -> Callable[
     """Return the explore ranker as a function from a customer to (I,) scores, as `rankers.explore_scores` has them."""
     found, shelf, customers = seen.pairs, seen.book.shelf, len(seen.book.customers)
     sells_I = (1 - choice.debias) * appeal(seen.popular, seen.buyers, priors(shelf, head))
-    order_R = np.argsort(found.item_R, kind="stable")
-    column_I = np.searchsorted(found.item_R[order_R], np.arange(len(shelf) + 1))
     starts_U = np.searchsorted(found.customer_R, np.arange(customers + 1))
+    bought_UI = csr_array((np.ones(len(found)), found.item_R, starts_U), shape=(customers, len(shelf)))
     weight_I = 1 / np.sqrt(seen.buyers + DAMPING)
     categories = int(shelf.category_I.max(initial=0)) + 1
     total_S = np.bincount(shelf.category_I[found.item_R], minlength=categories).astype(np.float64)
@@ -109,10 +109,9 @@ def explore(seen: View, head: Mapping[str, Floats], choice: Choice) -> Callable[
 
     def scores(customer: int) -> Doubles:
         mine = found.item_R[starts_U[customer] : starts_U[customer + 1]]
-        alike_U = np.zeros(customers)
-        for item in mine.tolist():
-            alike_U[found.customer_R[order_R[column_I[item] : column_I[item + 1]]]] += weight_I[item] ** 2
-        near_I = np.bincount(found.item_R, alike_U[found.customer_R], len(shelf)) * weight_I / np.sqrt(len(mine) + 1)
+        hers_I = np.zeros(len(shelf))
+        hers_I[mine] = weight_I[mine] ** 2
+        near_I = (bought_UI.T @ (bought_UI @ hers_I)) * weight_I / np.sqrt(len(mine) + 1)
         count_S = np.bincount(shelf.category_I[mine], minlength=categories)
         fit_I = SHELF * lift(count_S[None], total_S)[0][shelf.category_I] + NEIGHBOURS * np.log(near_I + 0.05)
         count_K = np.bincount(shelf.kind_I[mine], minlength=kinds)
