@@ -439,6 +439,7 @@ LISTS = (
     "import os, sys; os.environ |= dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), '1'); "
     "from simulations.listing import main; main(sys.argv[1:])",
 )
+"""One thread for every library, which each of them reads as it is loaded."""
 
 
 # --- serve: a shop's HTTP service under load ---

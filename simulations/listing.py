@@ -17,15 +17,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-import polars as pl
 from pydantic import Field
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import csr_matrix
 
 from client.train.head import make_head_data
 from client.use.ranking.book import Book, Whole, day_of
@@ -35,7 +33,7 @@ from client.use.ranking.window import by_head, top
 from common.config import Settings
 from common.errors import UserError
 from simulations.journey import sold
-from simulations.recommend import Study, book_of, days_of, federate
+from simulations.recommend import Level, Study, book_of, days_of, federate
 from simulations.upkeep import in_turn, medians
 
 Way: TypeAlias = Literal["fugou", "table", "cosine", "als"]
@@ -50,7 +48,7 @@ ALIKE = 0.999
 class Recommend(Settings):
     """The shop that is asked."""
 
-    level: Literal["text", "sku"] = Field("text", description="items by brand and type of product, or each by itself")
+    level: Level = Field("text", description="items by brand and type of product, or each by itself")
     customers: Annotated[int, Field(ge=0)] = Field(0, description="the first so many households; 0 takes all")
     rounds: Annotated[int, Field(ge=1)] = Field(40, description="steps of the head's training")
     repetitions: Annotated[int, Field(ge=1, le=100)] = Field(5, description="interleaved repetitions")
@@ -63,24 +61,13 @@ def shop(settings: Recommend) -> Book:
     if settings.customers:
         first = lines.select("household").unique().sort("household").head(settings.customers)
         lines = lines.join(first, on="household")
-    code = pl.col("item") if settings.level == "text" else pl.format("p{}", pl.col("product_id"))
-    return book_of(lines.with_columns(code=code))
+    return book_of(lines, settings.level)
 
 
 def counts_of(book: Book) -> Any:
     """Return (U, I): on how many days each customer bought each item."""
     ones_P = np.ones(len(book.item_P), dtype=np.float32)
-    shape = (len(book.customers), len(book.shelf))
-    return csr_matrix(csr_array((ones_P, (book.customer_P, book.item_P)), shape=shape))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let implicit's threads be one and its bars none while the block lasts."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        yield
+    return csr_matrix((ones_P, (book.customer_P, book.item_P)), shape=(len(book.customers), len(book.shelf)))
 
 
 def peer(way: Way) -> Any:
@@ -111,12 +98,10 @@ def facts(settings: Recommend) -> dict[str, float]:
 
     def fit(way: Way) -> None:
         opened[way] = peer(way)
-        with quiet():
-            opened[way].fit(counts, show_progress=False)
+        opened[way].fit(counts, show_progress=False)
 
     def ask(way: Way) -> Whole:
-        with quiet():
-            found: Whole = opened[way].recommend(everybody_U, counts, N=K, filter_already_liked_items=False)[0]
+        found: Whole = opened[way].recommend(everybody_U, counts, N=K, filter_already_liked_items=False)[0]
         return found
 
     for way in settings.ways:

@@ -119,13 +119,13 @@ def load_books(lines: pl.DataFrame, level: Level, cut: datetime, stores: int = 0
     if not chosen.height:
         raise UserError(f"no store has {LEAST} customers of {LOYAL} orders before {cut:%Y-%m-%d}; take a later cut")
     rows = lines.join(loyal.join(chosen, on="store"), on=["store", "household"])
-    item = pl.col("item") if level == "text" else pl.format("p{}", pl.col("product_id"))
-    parts = rows.with_columns(code=item).sort("store").partition_by("store", maintain_order=True)
-    return [book_of(part) for part in parts]
+    parts = rows.sort("store").partition_by("store", maintain_order=True)
+    return [book_of(part, level) for part in parts]
 
 
-def book_of(lines: pl.DataFrame) -> Book:
-    """Return one store's book; `code` is what an item is known by."""
+def book_of(lines: pl.DataFrame, level: Level) -> Book:
+    """Return one store's book of `sold` lines."""
+    lines = lines.with_columns(code=pl.col("item") if level == "text" else pl.format("p{}", pl.col("product_id")))
     products = lines.unique("code").sort("code").select("code", "name", "type", "category")
     shelf = make_shelf(products.iter_rows())
     households = lines.select("household").unique().sort("household").with_row_index("customer")

@@ -108,7 +108,8 @@ def accounting_facts(settings: Accounting) -> dict[str, Any]:
         "Opacus RDP": partial(opacus_rdp, charges, settings.delta),
     }
     seconds, found = in_turn(ways, settings.repetitions)
-    return {**medians(seconds), **{f"{name} epsilon": value for name, value in found.items()}, "delta": settings.delta}
+    terms = {"delta": settings.delta, "unit": "one customer", "period": f"all {settings.rounds} rounds"}
+    return {**medians(seconds), **{f"{name} epsilon": value for name, value in found.items()}, **terms}
 
 
 def ours(charges: Sequence[Charge], delta: float) -> float:

@@ -176,6 +176,8 @@ def test_the_study_writes_its_figures_and_a_table_in_which_epsilon_stands_with_d
     text = (tmp_path / TABLE).read_text("utf-8")
     assert text == as_markdown(found)
     assert "delta = 1e-06 for one customer" in text
+    assert any("epsilon 8 (delta = 1e-06, one customer, period: all rounds)" in line for line in told)
+    assert all("delta = 1e-06" in line for line in told if "epsilon" in line)
     assert [row["name"] for row in found["rows"]][:4] == ["one class", "public word lists", "the base's word",
                                                           "federated, epsilon 8"]  # fmt: skip
     assert len(found["alone"]["8"]) == 3

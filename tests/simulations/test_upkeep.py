@@ -30,7 +30,7 @@ def test_all_accountants_agree_on_the_history_and_ours_is_never_below_the_exact_
     assert exact * 0.999 <= facts["ours epsilon"] <= 1.05 * exact
     assert facts["Opacus PRV epsilon"] == pytest.approx(exact, rel=0.1, abs=0.02)
     assert facts["Opacus RDP epsilon"] >= exact
-    assert facts["delta"] == settings.delta
+    assert (facts["delta"], facts["unit"], facts["period"]) == (settings.delta, "one customer", "all 300 rounds")
     assert len({one.sigma for one in history(settings)}) == settings.kinds
 
 
