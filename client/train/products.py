@@ -1,6 +1,6 @@
 """Products with frozen matrices, forward and backward: in floating point, or in eight bits by sixteen.
 
-In float32 whichever of torch's two libraries is faster here multiplies, by the weights as they lie.
+In float32 whichever of torch's two libraries is faster here multiplies what is large, by the weights as they lie.
 
 A processor without matrix units multiplies bytes four times as fast as float32 (AVX-512 VNNI).
 The weights are frozen, so they are rounded once, every column o of outputs at its own step:
@@ -37,6 +37,8 @@ from common.errors import UserError
 
 LEVELS = 32767
 """The largest whole number that a row's largest stands for."""
+WORTH = 10**8
+"""Multiplications from which a product is oneDNN's, which makes a kernel for every new number of rows and keeps a thousand."""
 LEAST = 1e-30
 """What a row's largest counts at least, so that a row of zeros stays one."""
 
@@ -106,7 +108,8 @@ class FloatingWords:
 
 def linear(x_NI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None = None) -> torch.Tensor:
     """Return x W' + b, (N, O)."""
-    if x_NI.dtype is torch.float32 and not x_NI.is_cuda and onednn_is_quicker():
+    large = len(x_NI) * weight_OI.numel() >= WORTH
+    if large and x_NI.dtype is torch.float32 and not x_NI.is_cuda and onednn_is_quicker():
         found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, bias_O, "none", [], "")
         return found
     return F.linear(x_NI, weight_OI, bias_O)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.nn import Parameter
@@ -68,12 +69,24 @@ def test_in_float32_both_libraries_give_the_same_products(
     weight: torch.Tensor, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(products, "onednn_is_quicker", lambda: onednn)
+    monkeypatch.setattr(products, "WORTH", 0)
     x_NI, dy_NO, bias_O = normal(300, IN), normal(300, OUT, seed=3), normal(OUT, seed=4)
     frozen, words = Floating(weight, bias_O), FloatingWords(weight.t().contiguous())
     assert apart(frozen.out(x_NI), x_NI.double() @ weight.double() + bias_O) < 1e-6
     assert apart(frozen.back(dy_NO), dy_NO.double() @ weight.double().t()) < 1e-6
     assert apart(words.odds(words.ready(x_NI)), x_NI.double() @ weight.double()) < 1e-6
     assert apart(words.mixed(dy_NO.abs()), dy_NO.abs().double() @ weight.double().t()) < 1e-6
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN here")
+def test_small_products_of_many_row_numbers_leave_no_kernels_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "onednn_is_quicker", lambda: True)
+    weight_OI, own = normal(96, 32), psutil.Process()
+    products.linear(normal(9, 32), weight_OI)
+    before = own.memory_info().rss
+    for rows in range(10, 410):
+        products.linear(normal(rows, 32), weight_OI)
+    assert own.memory_info().rss - before < 50 * 2**20  # 240 MiB where each has a kernel
 
 
 def test_mkl_is_left_on_amds_processors_alone(monkeypatch: pytest.MonkeyPatch) -> None:

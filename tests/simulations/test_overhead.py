@@ -17,6 +17,7 @@ from common.model import load_base
 from simulations.bench import environment_with, run_benchmarks
 from simulations.overhead import NEAR, Overhead, base_of, compare, facts_of, ready_folder
 from simulations.peers import Stopwatch, flat, given_up, unflat
+from tests.conftest import needs_vnni
 
 SMALL = Overhead(merchants=2, steps=2, rounds=3, customers=3, repetitions=1, ways=("bare", "plain", "charged", "fugou"))
 
@@ -34,7 +35,7 @@ def test_a_bare_loop_a_plain_one_and_the_whole_house_end_with_one_adapter(tmp_pa
     assert courses["bare"][0]["norm"] > 0
 
 
-@pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="needs a processor with VNNI")
+@needs_vnni
 def test_a_house_in_eight_bits_ends_where_a_float32_loop_on_the_same_weights_does(tmp_path: Path) -> None:
     settings = SMALL.model_copy(update={"precision": "int8"})
     ready_folder(settings, tmp_path)
